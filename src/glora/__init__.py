@@ -1,0 +1,1 @@
+"""GLoRA: adapt a frozen pretrained network by support tensors found layer by layer, then fold them in."""
