@@ -71,11 +71,11 @@ class SearchSpace:
         self,
         rank: int = 4,
         *,
-        A: Forms | None = None,  # noqa: N803
-        B: Forms | None = None,  # noqa: N803
-        C: Forms | None = None,  # noqa: N803
-        D: Forms | None = None,  # noqa: N803
-        E: Forms | None = None,  # noqa: N803
+        A: Forms | None = None,
+        B: Forms | None = None,
+        C: Forms | None = None,
+        D: Forms | None = None,
+        E: Forms | None = None,
         layers: Mapping[str, Mapping[str, Forms]] | None = None,
     ) -> None:
         if rank < 1:
@@ -123,10 +123,7 @@ class SearchSpace:
     def sample(self, generator: random.Random, layers: Iterable[str]) -> Structure:
         """Draw every form of every named layer independently and uniformly (the supernet's draw)."""
         return Structure(
-            {
-                name: LayerStructure(**{t: generator.choice(f) for t, f in self.choices(name).items()})
-                for name in layers
-            }
+            {name: LayerStructure(**{t: generator.choice(f) for t, f in self.choices(name).items()}) for name in layers}
         )
 
     def bind(self, shapes: Mapping[str, LayerShape], bias: BiasPolicy = "create") -> BoundSpace:
