@@ -1,0 +1,172 @@
+"""What every kind of adapted layer is to the rest of the library."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from glora.errors import StructureError
+from glora.functional import effective_bias, effective_weight
+from glora.space import LayerShape
+from glora.structure import Form, LayerStructure
+from glora.support import Gains, SupportTensors
+
+__all__ = ["AdaptedLayer", "Scratch"]
+
+
+class Scratch:
+    """Buffers shared by the layers of one model for weights that live only inside one operation.
+
+    Never saved for backward and never copied or pickled along with a model.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: dict[tuple[str, torch.Size, torch.dtype, torch.device], Tensor] = {}
+
+    def get(self, use: str, like: Tensor, dtype: torch.dtype) -> Tensor:
+        """An uninitialised buffer of the shape and device of ``like``, one for each ``use``."""
+        key = (use, like.shape, dtype, like.device)
+        found = self._buffers.get(key)
+        if found is None:
+            found = self._buffers[key] = torch.empty(like.shape, dtype=dtype, device=like.device)
+        return found
+
+    def __deepcopy__(self, memo: object) -> Scratch:
+        return Scratch()
+
+    def __reduce__(self) -> tuple[type[Scratch], tuple[()]]:
+        return (Scratch, ())
+
+
+class AdaptedLayer(nn.Module, abc.ABC):
+    """A frozen layer with support tensors (abstract).
+
+    Keeps the frozen ``weight`` and ``bias`` under their old names, the support tensors in ``support``, and the
+    untouched original module for :meth:`original`. Which forms act is set by :meth:`activate`; nothing in a
+    layer draws random numbers.
+
+    Args:
+        original: the module it stands for; its parameters are shared, not copied.
+        forms: the allowed forms of each support tensor.
+        gains: of the forms, see :data:`glora.support.Gains`.
+        scratch: buffers shared with the other layers of the model.
+        save_output: whether a layer may keep its output for backward; not if the model changes it in place.
+        generator: draws the initial low-rank factors.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        original: nn.Module,
+        forms: Mapping[str, Iterable[Form]],
+        gains: Gains,
+        scratch: Scratch,
+        save_output: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        weight = original.weight
+        assert isinstance(weight, nn.Parameter)
+        self.weight = weight
+        self.bias = original.bias  # type: ignore[assignment]
+        # In a tuple, so that it is no sub-module and its parameters appear once.
+        self._original = (original,)
+        self._scratch = scratch
+        self.save_output = save_output
+        self.support = SupportTensors(
+            self.shape_of(original),
+            forms,
+            gains,
+            generator=generator,
+            dtype=self.support_dtype,
+            device=self.weight.device,
+        )
+        self.structure = LayerStructure()
+        self._folded: tuple[Tensor, Tensor | None] | None = None
+
+    @staticmethod
+    @abc.abstractmethod
+    def shape_of(original: nn.Module) -> LayerShape:
+        """The sizes that the support tensors of ``original`` would have."""
+
+    @abc.abstractmethod
+    def matrix(self) -> Tensor:
+        """The frozen weight seen as (out, in)."""
+
+    @abc.abstractmethod
+    def _activated(self) -> None:
+        """Called when the active layer structure has changed."""
+
+    @abc.abstractmethod
+    def plain(self, weight: Tensor, bias: Tensor | None) -> nn.Module:
+        """A module of the original's class that owns the given weight and bias."""
+
+    @property
+    def original(self) -> nn.Module:
+        """The module that this layer replaced, with the same frozen parameters."""
+        return self._original[0]
+
+    @property
+    def shape(self) -> LayerShape:
+        """The sizes of the support tensors."""
+        return self.support.shape
+
+    def activate(self, structure: LayerStructure) -> None:
+        """Let exactly the support tensors of ``structure`` act.
+
+        Raises:
+            StructureError: if a form has no storage, or D is asked of a layer without a bias.
+        """
+        if structure.D.kind != "none" and self.bias is None:
+            raise StructureError(f"D={structure.D} scales the bias, and this layer has none: use D=none")
+        for tensor, form in structure.items():
+            if form.kind != "none":
+                self.support.parts(tensor, form)
+        self.structure = structure
+        self._folded = None
+        self._activated()
+
+    @torch.no_grad()
+    def merged(self, structure: LayerStructure | None = None, alpha: float = 1.0) -> tuple[Tensor, Tensor | None]:
+        """W* and b* of the layer, computed in float32 or better.
+
+        Args:
+            structure: the layer structure to merge; the active one if None.
+            alpha: 0 gives the frozen weights, 1 the tuned ones, between is linear.
+
+        Returns:
+            The weight in the frozen weight's shape and dtype, and the bias (None if there is none).
+        """
+        matrix = self.matrix()
+        wide = torch.promote_types(matrix.dtype, self.support_dtype)
+        values = self.support.values(self.structure if structure is None else structure, wide)
+        frozen = None if self.bias is None else self.bias.to(wide)
+        weight = effective_weight(matrix.to(wide), values)
+        bias = effective_bias(matrix.to(wide), frozen, values)
+        if alpha != 1.0:
+            weight = torch.lerp(matrix.to(wide), weight, alpha)
+            if bias is not None:
+                bias = torch.lerp(torch.zeros_like(bias) if frozen is None else frozen, bias, alpha)
+        return (
+            weight.to(self.weight.dtype).reshape(self.weight.shape),
+            None if bias is None else bias.to(self.weight.dtype),
+        )
+
+    def fold(self, folded: tuple[Tensor, Tensor | None] | None) -> None:
+        """Compute with these plain weights until the next :meth:`activate` (evaluation), or no longer if None."""
+        self._folded = folded
+
+    @property
+    def support_dtype(self) -> torch.dtype:
+        """The dtype of the support tensors."""
+        return torch.float64 if self.weight.dtype == torch.float64 else torch.float32
+
+    def extra_repr(self) -> str:
+        """Sizes and active forms."""
+        sizes = f"{self.shape.in_features} -> {self.shape.out_features}, bias={self.shape.has_bias}"
+        return f"{sizes}, active: {self.structure}"

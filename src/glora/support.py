@@ -1,0 +1,151 @@
+"""The trainable storage of a layer's support tensors: one set of parameters that all forms read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from glora.errors import StructureError
+from glora.functional import LowRank, Multiplicative, Values
+from glora.space import LayerShape
+from glora.structure import TENSORS, Form, LayerStructure
+
+__all__ = ["Gains", "SupportTensors"]
+
+Gains = Mapping[str, float]
+"""Gain of each tensor's kind of form, keyed ``"B.vector"``; a missing key is 1."""
+
+
+class SupportTensors(nn.Module):
+    """Storage for the forms that a layer's support tensors may take; all forms of a tensor share it.
+
+    The low-rank form r reads ``down[:, :r] @ up[:r]``, the vector the first column of ``down``, the scalar its
+    first element (weight entanglement). ``down`` and vectors start at zero and ``up`` Xavier-uniform, so that
+    every subnet starts as the frozen layer. Each form is multiplied by its fixed gain.
+
+    Only what the allowed forms need is allocated, always in float32 unless ``dtype`` says otherwise.
+
+    Args:
+        shape: the layer's sizes.
+        forms: the allowed forms of each tensor.
+        gains: see :data:`Gains`.
+        generator: draws the initial ``up``.
+        dtype, device: of the parameters.
+    """
+
+    def __init__(
+        self,
+        shape: LayerShape,
+        forms: Mapping[str, Iterable[Form]],
+        gains: Gains,
+        *,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
+    ) -> None:
+        super().__init__()
+        self.shape = shape
+        self.gains = dict(gains)
+        for tensor in TENSORS:
+            for name, size in storage(shape, tensor, forms.get(tensor, ())).items():
+                self.register_parameter(name, _start(name, size, generator, dtype, device))
+
+    def parts(self, tensor: str, form: Form) -> tuple[nn.Parameter, nn.Parameter | None]:
+        """The parameters that ``form`` of ``tensor`` reads: (down or vector, up or None).
+
+        Raises:
+            StructureError: if they were not allocated, because the search space lacks that form.
+        """
+        down, up = (f"{tensor}_mul_down", f"{tensor}_mul_up") if form.kind == "mul" else (tensor, f"{tensor}_up")
+        first = self._parameters.get(down)
+        second = self._parameters.get(up) if form.rank else None
+        if first is None or not _holds(first, second, form, self.shape.size(tensor, Form.VECTOR)):
+            raise StructureError(f"{tensor}={form} has no storage here: the search space does not contain it")
+        return first, second
+
+    def gain(self, tensor: str, form: Form) -> float:
+        """The constant that multiplies ``form`` of ``tensor``."""
+        return self.gains.get(f"{tensor}.{form.kind}", 1.0)
+
+    def values(self, structure: LayerStructure, dtype: torch.dtype | None = None) -> Values:
+        """What the support tensors are worth under ``structure``, gains included, differentiable.
+
+        Args:
+            structure: the forms to read.
+            dtype: to compute in; the parameters' own if None.
+        """
+        read: dict[str, Tensor | LowRank | Multiplicative] = {}
+        for tensor, form in structure.items():
+            if form.kind != "none":
+                down, up = self.parts(tensor, form)
+                read[tensor] = read_form(down, up, form, self.gain(tensor, form), dtype)
+        return Values(**read)  # type: ignore[arg-type]
+
+
+def storage(shape: LayerShape, tensor: str, forms: Iterable[Form]) -> dict[str, tuple[int, ...]]:
+    """Names and sizes of the parameters that hold the given forms of one support tensor."""
+    forms = list(forms)
+    sizes: dict[str, tuple[int, ...]] = {}
+    rows = shape.size(tensor, Form.VECTOR)
+    if rank := max((f.rank for f in forms if f.kind == "rank"), default=0):
+        sizes[tensor] = (rows, rank)
+        sizes[f"{tensor}_up"] = (rank, 1 if tensor == "C" else shape.in_features)
+    elif any(f.kind == "vector" for f in forms):
+        sizes[tensor] = (rows,)
+    elif any(f.kind == "scalar" for f in forms):
+        sizes[tensor] = (1,)
+    if rank := max((f.rank for f in forms if f.kind == "mul"), default=0):
+        sizes[f"{tensor}_mul_down"] = (shape.in_features, rank)
+        sizes[f"{tensor}_mul_up"] = (rank, shape.in_features)
+    return sizes
+
+
+def read_form(
+    down: Tensor, up: Tensor | None, form: Form, gain: float, dtype: torch.dtype | None = None
+) -> Tensor | LowRank | Multiplicative:
+    """The value of one form from the shared storage, times its gain."""
+    value = slice_down(down, form)
+    if dtype is not None:
+        value = value.to(dtype)
+    if gain != 1.0:
+        value = value * gain
+    if up is None:
+        return value
+    part = up[: form.rank]
+    if dtype is not None:
+        part = part.to(dtype)
+    return Multiplicative(value, part) if form.kind == "mul" else LowRank(value, part)
+
+
+def slice_down(down: Tensor, form: Form) -> Tensor:
+    """The view of ``down`` that ``form`` reads: (rows, r), (rows,) or (1,)."""
+    if form.rank:
+        return down[:, : form.rank]
+    vector = down[:, 0] if down.ndim == 2 else down
+    return vector if form.kind == "vector" else vector[:1]
+
+
+def _holds(first: Tensor, second: Tensor | None, form: Form, rows: int) -> bool:
+    if form.rank:
+        return second is not None and first.ndim == 2 and first.shape[1] >= form.rank
+    return form.kind == "scalar" or first.shape[0] == rows
+
+
+def _start(
+    name: str,
+    size: tuple[int, ...],
+    generator: torch.Generator | None,
+    dtype: torch.dtype,
+    device: torch.device | None,
+) -> nn.Parameter:
+    if not name.endswith("_up"):
+        return nn.Parameter(torch.zeros(size, dtype=dtype, device=device))
+    if device is not None and device.type == "meta":
+        return nn.Parameter(torch.empty(size, dtype=dtype, device=device))
+    bound = math.sqrt(6 / (size[0] + size[1]))  # Xavier-uniform
+    # Drawn on the CPU so that one seed gives one start on every device.
+    start = torch.rand(size, generator=generator, dtype=torch.float64).mul_(2 * bound).sub_(bound)
+    return nn.Parameter(start.to(device=device, dtype=dtype))
