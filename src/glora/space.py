@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import math
 import random
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -104,6 +105,14 @@ class SearchSpace:
         """The space with one point, ``layer`` in every layer: what the presets are made of."""
         rank = max([form.rank for _, form in layer.items()] + [1])
         return cls(rank, A=layer.A, B=layer.B, C=layer.C, D=layer.D, E=layer.E)
+
+    @classmethod
+    def of(cls, structure: Structure) -> SearchSpace:
+        """The space with one point, ``structure``: what an adapter file needs."""
+        rank = max((form.rank for layer in structure.values() for _, form in layer.items()), default=0)
+        escaped = {re.sub(r"([*?[])", r"[\1]", name): layer for name, layer in structure.items()}
+        none = {name: Form.NONE for name in TENSORS}
+        return cls(max(rank, 1), **none, layers={name: dict(layer.items()) for name, layer in escaped.items()})
 
     def choices(self, layer: str) -> dict[str, tuple[Form, ...]]:
         """Allowed forms of each support tensor of the layer called ``layer``."""
@@ -235,7 +244,7 @@ class BoundSpace:
         Raises:
             StructureError: if it names a layer that is not adapted.
         """
-        self._check_layers(structure)
+        self.check_layers(structure)
         return sum(self.shapes[name].size(t, form) for name, layer in structure.items() for t, form in layer.items())
 
     def contains(self, structure: Structure) -> bool:
@@ -246,7 +255,7 @@ class BoundSpace:
 
     def check(self, structure: Structure) -> None:
         """Raise StructureError naming the first layer and tensor whose form is not among the choices."""
-        self._check_layers(structure)
+        self.check_layers(structure)
         for (name, tensor), forms in self._choices.items():
             if (form := structure[name][tensor]) not in forms:
                 why = "the layer has no bias" if not self.shapes[name].has_bias and tensor in "CDE" else "allowed"
@@ -272,7 +281,8 @@ class BoundSpace:
             layers.setdefault(name, {})[tensor] = form
         return Structure({name: LayerStructure(**chosen) for name, chosen in layers.items()})
 
-    def _check_layers(self, structure: Structure) -> None:
+    def check_layers(self, structure: Structure) -> None:
+        """Raise StructureError for a layer that is not adapted."""
         for name in structure:
             if name not in self.shapes:
                 raise StructureError(f"layer {name!r} is not adapted; the adapted layers are {_some(self.layers)}")

@@ -102,11 +102,9 @@ class AdaptedLinear(AdaptedLayer):
 
     def plain(self, weight: Tensor, bias: Tensor | None) -> nn.Module:
         """An ``nn.Linear`` that owns the given weight (out, in) and bias."""
-        linear = nn.utils.skip_init(
-            nn.Linear, self.in_features, self.out_features, bias is not None, weight.device, weight.dtype
-        )
+        linear = nn.Linear(self.in_features, self.out_features, bias is not None, device="meta")
         linear.weight = nn.Parameter(weight)
-        linear.bias = None if bias is None else nn.Parameter(bias)
+        linear.register_parameter("bias", None if bias is None else nn.Parameter(bias))
         return linear
 
 

@@ -1,0 +1,300 @@
+"""Adapter, supernet and merged files: safetensors with everything that loading must check in one metadata entry."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from glora.errors import CheckpointError, GloraError
+from glora.files import replacing
+from glora.model import GLoRAModel, adapt
+from glora.space import SearchSpace
+from glora.structure import Structure
+from glora.support import slice_down
+
+__all__ = [
+    "Metadata",
+    "fingerprint",
+    "load",
+    "load_merged",
+    "load_supernet",
+    "read_metadata",
+    "save",
+    "save_merged",
+    "save_supernet",
+]
+
+_FORMAT = 1
+# One entry, because safetensors does not keep the order of several and a file must be the same to the byte.
+_KEY = "glora"
+
+
+class Metadata(NamedTuple):
+    """What a file says of itself: its kind and the JSON object that its writer stored."""
+
+    kind: str
+    values: dict[str, Any]
+
+
+def fingerprint(net: GLoRAModel, layers: Iterable[str] | None = None) -> dict[str, str]:
+    """Short SHA-256 digests of the frozen weights: one per layer, and ``"*"`` for everything frozen else.
+
+    Args:
+        net: the adapted model.
+        layers: names to tell apart; the adapted layers if None.
+    """
+    tensors = net.frozen_tensors()
+    own = {f"{name}.{part}": name for name in (layers or net.layers) for part in ("weight", "bias")}
+    hashes: dict[str, Any] = {}
+    for key, tensor in sorted(tensors.items()):
+        digest = hashes.setdefault(own.get(key, "*"), hashlib.sha256())
+        value = tensor.detach().cpu().contiguous()
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return {name: digest.hexdigest()[:16] for name, digest in sorted(hashes.items())}
+
+
+def save(
+    net: GLoRAModel, path: str | Path, structure: Structure | None = None, extra: Mapping[str, Any] | None = None
+) -> None:
+    """Write the adapter file of one subnet: its own tensors and the head, and nothing else.
+
+    Args:
+        net: the adapted model.
+        path: of the ``.safetensors`` file; appears whole or not at all.
+        structure: the subnet; the active one if None.
+        extra: JSON values to travel along (backbone, classes, preprocessing).
+    """
+    structure = net.active if structure is None else structure
+    net.bound.check_layers(structure)
+    tensors = _head_tensors(net) | _subnet_tensors(net, structure)
+    values = {
+        "structure": structure.to_dict(),
+        "gains": {
+            name: {
+                f"{tensor}.{form.kind}": net.layers[name].support.gain(tensor, form)
+                for tensor, form in layer.items()
+                if form.kind != "none"
+            }
+            for name, layer in structure.items()
+        },
+        "bias": net.bound.bias,
+        "parameters": net.size(structure),
+        "head": net.head_name,
+        "fingerprint": fingerprint(net),
+        **(extra or {}),
+    }
+    _write(path, "adapter", tensors, values)
+
+
+def save_supernet(net: GLoRAModel, path: str | Path, extra: Mapping[str, Any] | None = None) -> None:
+    """Write every support tensor and the head, for :func:`load_supernet`."""
+    tensors = _head_tensors(net)
+    for name, layer in net.layers.items():
+        tensors |= {f"layers.{name}.{key}": value for key, value in layer.support.named_parameters()}
+    values = {
+        "space": net.space.to_dict(),
+        "layers": list(net.layers),
+        "gains": {name: layer.support.gains for name, layer in net.layers.items()},
+        "bias": net.bound.bias,
+        "head": net.head_name,
+        "fingerprint": fingerprint(net),
+        **(extra or {}),
+    }
+    _write(path, "supernet", tensors, values)
+
+
+def save_merged(model: nn.Module, path: str | Path, extra: Mapping[str, Any] | None = None) -> None:
+    """Write the state dict of a merged, plain model under its original keys."""
+    _write(path, "merged", {key: value.clone() for key, value in model.state_dict().items()}, dict(extra or {}))
+
+
+def load(model: nn.Module, path: str | Path) -> GLoRAModel:
+    """Put an adapter file on the backbone that it was trained on.
+
+    Every stored tensor is used and every expected one is filled, or an error names it.
+
+    Args:
+        model: the pretrained model with a head of the stored width, in the state it had before ``adapt``.
+        path: of the adapter file.
+
+    Raises:
+        CheckpointError: if the file is no adapter, incomplete, damaged, or was trained on other frozen weights.
+    """
+    metadata, tensors = _read(path, "adapter")
+    values = metadata.values
+    try:
+        structure = Structure(values["structure"])
+        space = SearchSpace.of(structure)
+        net = adapt(
+            model,
+            space,
+            list(structure) or None,
+            head=values["head"] or False,
+            bias=values["bias"],
+            gains=values["gains"],
+        )
+        net.activate(structure)
+    except (GloraError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} does not fit this model: {error}") from error
+    try:
+        net.activate(structure)
+        _check_fingerprint(net, values, path)
+        _fill(net, _subnet_tensors(net, structure), tensors, path)
+    except GloraError:
+        net.eject()
+        raise
+    return net
+
+
+def load_supernet(net: GLoRAModel, path: str | Path) -> dict[str, Any]:
+    """Fill an adapted model from a supernet file and give its metadata back.
+
+    Raises:
+        CheckpointError: if the file is damaged, of another space, other layers, gains or frozen weights.
+    """
+    metadata, tensors = _read(path, "supernet")
+    values = metadata.values
+    found = {
+        "space": net.space.to_dict(),
+        "layers": list(net.layers),
+        "gains": {name: layer.support.gains for name, layer in net.layers.items()},
+    }
+    for key, value in found.items():
+        if values.get(key) != value:
+            raise CheckpointError(f"{path} is a supernet with another {key}: adapt the model with the same settings")
+    _check_fingerprint(net, values, path)
+    expected: dict[str, Tensor] = {}
+    for name, layer in net.layers.items():
+        expected |= {f"layers.{name}.{key}": value for key, value in layer.support.named_parameters()}
+    _fill(net, expected, tensors, path)
+    return values
+
+
+def read_metadata(path: str | Path) -> Metadata:
+    """The kind of a file of ours ("adapter", "supernet", "merged") and what it says of itself.
+
+    Raises:
+        CheckpointError: if it is missing, damaged or not ours.
+    """
+    return _open(path)[0]
+
+
+def load_merged(model: nn.Module, path: str | Path) -> nn.Module:
+    """Fill a plain model from a merged file, strictly; a bias that merging created is created again."""
+    _, tensors = _read(path, "merged")
+    own = model.state_dict()
+    for key in sorted(set(tensors) - set(own)):
+        parent, _, leaf = key.rpartition(".")
+        module = dict(model.named_modules()).get(parent)
+        if leaf == "bias" and isinstance(module, nn.Linear) and module.bias is None:
+            module.bias = nn.Parameter(torch.zeros_like(tensors[key]))
+    _check_tensors(model.state_dict(), tensors, path)
+    model.load_state_dict(tensors)
+    return model
+
+
+def _head_tensors(net: GLoRAModel) -> dict[str, Tensor]:
+    if net.head is None:
+        return {}
+    return {f"head.{key}": value for key, value in net.head.state_dict().items()}
+
+
+def _subnet_tensors(net: GLoRAModel, structure: Structure) -> dict[str, Tensor]:
+    """Views of the support tensors of ``structure``, by their names in an adapter file."""
+    tensors: dict[str, Tensor] = {}
+    for name, layer in structure.items():
+        for tensor, form in layer.items():
+            if form.kind != "none":
+                down, up = net.layers[name].support.parts(tensor, form)
+                tensors[f"layers.{name}.{tensor}"] = slice_down(down, form)
+                if up is not None:
+                    tensors[f"layers.{name}.{tensor}_up"] = up[: form.rank]
+    return tensors
+
+
+def _write(path: str | Path, kind: str, tensors: Mapping[str, Tensor], values: dict[str, Any]) -> None:
+    text = json.dumps({"format": _FORMAT, "kind": kind, "version": version("glora"), **values}, ensure_ascii=False)
+    plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    for key, value in plain.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise CheckpointError(f"{key} is not finite: nothing was written to {path}")
+    with replacing(Path(path)) as temporary:
+        save_file(plain, temporary, {_KEY: text, **({"format": "pt"} if kind == "merged" else {})})
+
+
+def _open(path: str | Path) -> tuple[Metadata, dict[str, Tensor]]:
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(_KEY)
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from error
+    try:
+        values = json.loads(text or "")
+        found, kind = values["format"], values["kind"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} was not written by glora: its metadata has no {_KEY!r} entry") from error
+    if found != _FORMAT:
+        raise CheckpointError(f"{path} has format {found}; this version of glora reads format {_FORMAT}")
+    return Metadata(kind, values), tensors
+
+
+def _read(path: str | Path, kind: str) -> tuple[Metadata, dict[str, Tensor]]:
+    metadata, tensors = _open(path)
+    if metadata.kind != kind:
+        raise CheckpointError(f"{path} is a file of kind {metadata.kind!r}, and one of kind {kind!r} is needed")
+    return metadata, tensors
+
+
+def _check_fingerprint(net: GLoRAModel, values: Mapping[str, Any], path: str | Path) -> None:
+    stored = values.get("fingerprint")
+    if not isinstance(stored, dict):
+        raise CheckpointError(f"{path} has no fingerprint of its backbone")
+    own = fingerprint(net, [name for name in stored if name != "*"])
+    if stored == own:
+        return
+    other = next((name for name in stored if name != "*" and stored[name] != own.get(name)), None)
+    where = f"layer {other!r}" if other else "its frozen weights outside the adapted layers"
+    raise CheckpointError(
+        f"{path} was trained on another backbone{_named(values)}, which differs in {where}; "
+        "load the pretrained weights it was trained on"
+    )
+
+
+def _named(values: Mapping[str, Any]) -> str:
+    return f" ({values['backbone']})" if isinstance(values.get("backbone"), str) else ""
+
+
+def _fill(net: GLoRAModel, expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    head = {} if net.head is None else {f"head.{k}": v for k, v in net.head.state_dict(keep_vars=True).items()}
+    wanted = {**expected, **head}
+    _check_tensors(wanted, tensors, path)
+    with torch.no_grad():
+        for key, target in wanted.items():
+            target.copy_(tensors[key])
+
+
+def _check_tensors(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    if missing := sorted(set(wanted) - set(tensors)):
+        raise CheckpointError(f"{path} lacks {len(missing)} tensors, the first is {missing[0]}")
+    if extra := sorted(set(tensors) - set(wanted)):
+        raise CheckpointError(f"{path} has {len(extra)} tensors that do not belong here, the first is {extra[0]}")
+    for key, target in wanted.items():
+        if target.shape != tensors[key].shape:
+            hint = "; create the model with the number of classes it was trained on" if key.startswith("head.") else ""
+            raise CheckpointError(f"{path}: {key} is {list(tensors[key].shape)}, expected {list(target.shape)}{hint}")
+        if target.is_floating_point() != tensors[key].is_floating_point():
+            raise CheckpointError(f"{path}: {key} is {tensors[key].dtype}, expected {target.dtype}")

@@ -1,0 +1,329 @@
+"""``adapt`` and the model it returns: activate, measure, merge, eject."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from glora.errors import MergeError, StructureError, TargetError
+from glora.gains import GainPolicy, layer_gains
+from glora.layers import KINDS, AdaptedLayer, Scratch
+from glora.space import BiasPolicy, BoundSpace, SearchSpace
+from glora.structure import Structure
+from glora.targets import Layers, find_head, find_targets
+
+__all__ = ["GLoRAModel", "adapt"]
+
+
+def adapt(
+    model: nn.Module,
+    space: SearchSpace | None = None,
+    layers: Layers = None,
+    *,
+    head: str | Literal[False] | None = None,
+    num_classes: int | None = None,
+    bias: BiasPolicy = "create",
+    gains: GainPolicy | Mapping[str, Mapping[str, float]] = "balanced",
+    seed: int = 0,
+) -> GLoRAModel:
+    """Put support tensors on the layers of a pretrained model, in place, and freeze the rest.
+
+    Everything but the support tensors and the head is frozen; the model computes what it did before, to the bit,
+    until something is trained. ``print(net)`` says what was adapted, what was skipped and why.
+
+    Args:
+        model: any module with linear layers; the backbone is never copied.
+        space: the allowed forms, ``SearchSpace()`` if None; a preset has a single one for each support tensor.
+        layers: None for every supported layer but the head, or a glob, compiled regular expression, list of names
+            or predicate of (name, module).
+        head: qualified name of the task head, which is trained in full; None looks for it, False means none.
+        num_classes: width of the head, to tell it from other layers in an unknown model.
+        bias: for layers without a bias, ``"create"`` one when C or E act, or ``"keep"`` them without.
+        gains: ``"balanced"``, ``"paper"`` (the released code's, all 1), or the gains of each layer.
+        seed: of the initial low-rank factors.
+
+    Raises:
+        TargetError: if nothing can be adapted, a pattern matches nothing, or no head is found.
+        StructureError: if the space does not fit the layers.
+    """
+    space = SearchSpace() if space is None else space
+    head_name = None if head is False else (find_head(model, num_classes) if head is None else head)
+    if head_name is not None and head_name not in dict(model.named_modules()):
+        raise TargetError(f"the model has no module {head_name!r} to be its head")
+    targets = find_targets(model, layers, head_name)
+    shapes = {name: KINDS[type(module)].shape_of(module) for name, module in targets.modules.items()}
+    bound = space.bind(shapes, bias)
+    before = _Flags.of(model)
+    model.requires_grad_(False)
+    # An in-place activation would overwrite an output that a layer keeps for backward.
+    in_place = any(getattr(module, "inplace", False) is True for module in model.modules())
+    generator = torch.Generator().manual_seed(seed)
+    scratch = Scratch()
+    adapted: dict[str, AdaptedLayer] = {}
+    for name, module in targets.modules.items():
+        forms = {tensor: bound.choices(name, tensor) for tensor in "ABCDE"}
+        rank = max((form.rank for choice in forms.values() for form in choice), default=1)
+        if isinstance(gains, Mapping):
+            own = dict(gains.get(name, {}))
+        else:
+            weight, bias_ = module.get_parameter("weight"), module._parameters.get("bias")
+            own = layer_gains(weight.flatten(1), bias_, shapes[name], max(rank, 1), gains)
+        layer = KINDS[type(module)](module, forms, own, scratch, not in_place, generator)
+        layer.training = module.training
+        adapted[name] = layer
+    _replace(model, {targets.modules[name]: layer for name, layer in adapted.items()})
+    net = GLoRAModel(model, bound, adapted, head_name, targets.skipped, before)
+    if bound.cardinality == 1:
+        net.activate(bound.sample(random.Random(0)))
+    return net
+
+
+class GLoRAModel(nn.Module):
+    """A model with support tensors: made by :func:`adapt` or :func:`glora.load` (final).
+
+    Calling it calls the model, whose class, methods and attributes stay as they were, at ``net.model``. With a
+    search space of more than one point nothing is active until :meth:`activate`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        bound: BoundSpace,
+        layers: dict[str, AdaptedLayer],
+        head: str | None,
+        skipped: tuple[tuple[str, str], ...],
+        flags: _Flags,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.bound = bound
+        self.layers: Mapping[str, AdaptedLayer] = layers
+        self.head_name = head
+        self.skipped = skipped
+        self._active = Structure()
+        self._flags = flags
+        self._head_before = {} if head is None else copy.deepcopy(model.get_submodule(head).state_dict())
+        if self.head is not None:
+            self.head.requires_grad_(True)
+        self._live = True
+        self.train(model.training)
+
+    # What there is
+
+    @property
+    def space(self) -> SearchSpace:
+        """The allowed forms."""
+        return self.bound.space
+
+    @property
+    def head(self) -> nn.Module | None:
+        """The task head, trained in full."""
+        return None if self.head_name is None else self.model.get_submodule(self.head_name)
+
+    @property
+    def head_size(self) -> int:
+        """Parameters of the head; never part of a structure's size."""
+        return 0 if self.head is None else sum(p.numel() for p in self.head.parameters())
+
+    def adapter_parameters(self) -> dict[str, nn.Parameter]:
+        """Every stored support parameter, by qualified name in the model."""
+        return {
+            f"{name}.support.{key}": parameter
+            for name, layer in self.layers.items()
+            for key, parameter in layer.support.named_parameters()
+        }
+
+    def head_parameters(self) -> dict[str, nn.Parameter]:
+        """The head's parameters, by qualified name in the model."""
+        if self.head is None:
+            return {}
+        return {f"{self.head_name}.{key}": parameter for key, parameter in self.head.named_parameters()}
+
+    def frozen_tensors(self) -> dict[str, Tensor]:
+        """The frozen backbone: its state dict without head and support tensors, under the original keys."""
+        trained = {id(p) for p in (*self.adapter_parameters().values(), *self.head_parameters().values())}
+        prefix = f"{self.head_name}."
+        return {
+            key: tensor
+            for key, tensor in self.model.state_dict(keep_vars=True).items()
+            if id(tensor) not in trained and not key.startswith(prefix)
+        }
+
+    # Structures
+
+    @property
+    def active(self) -> Structure:
+        """The structure that acts now."""
+        return self._active
+
+    def activate(self, structure: Structure) -> None:
+        """Let exactly this subnet act; layers that it does not name are frozen ones.
+
+        Raises:
+            StructureError: naming the layer, if the structure does not fit it; then nothing has changed.
+        """
+        self._check_live()
+        self.bound.check_layers(structure)
+        before = self._active
+        try:
+            for name, layer in self.layers.items():
+                if layer.structure != structure[name]:
+                    try:
+                        layer.activate(structure[name])
+                    except StructureError as error:
+                        raise StructureError(f"{name}: {error}") from None
+        except StructureError:
+            for name, layer in self.layers.items():
+                layer.activate(before[name])
+            raise
+        self._active = structure
+
+    @contextmanager
+    def using(self, structure: Structure) -> Iterator[None]:
+        """Activate ``structure`` for a block, then what was active before."""
+        before = self._active
+        self.activate(structure)
+        try:
+            yield
+        finally:
+            self.activate(before)
+
+    @contextmanager
+    def folded(self, structure: Structure) -> Iterator[None]:
+        """Compute with the merged weights of ``structure`` for a block: evaluation at a plain model's speed.
+
+        Holds W* and b* of the layers with support tensors meanwhile; the support tensors must not change.
+        """
+        with self.using(structure):
+            try:
+                for name in structure:
+                    layer = self.layers[name]
+                    layer.fold(layer.merged())
+                yield
+            finally:
+                for layer in self.layers.values():
+                    layer.fold(None)
+
+    def sample(self, generator: random.Random) -> Structure:
+        """Draw a structure: every form of every layer independently and uniformly."""
+        return self.bound.sample(generator)
+
+    def size(self, structure: Structure) -> int:
+        """Adapter parameters of ``structure``, equal to the numbers that its adapter file holds, head apart."""
+        return self.bound.size(structure)
+
+    # Running
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the model gives, with the active support tensors."""
+        self._check_live()
+        return self.model(*args, **kwargs)
+
+    def train(self, mode: bool = True) -> GLoRAModel:
+        """Set training mode for the head only: frozen modules stay in eval mode, so that no statistic moves."""
+        super().train(False)
+        self.training = mode
+        if self.head is not None:
+            self.head.train(mode)
+        return self
+
+    # Leaving
+
+    def merge(self, structure: Structure | None = None, alpha: float = 1.0, inplace: bool = False) -> nn.Module:
+        """Fold a subnet into the weights: the plain model, of the original class with the original keys.
+
+        Args:
+            structure: the subnet; the active one if None.
+            alpha: interpolates in weight space between the pretrained (0) and the tuned backbone (1), which helps
+                under distribution shift; the head is the trained one throughout.
+            inplace: reuse this model, which is no longer a ``GLoRAModel`` afterwards, instead of a copy.
+
+        Returns:
+            The plain model, on the same device and in the training mode that the model had before ``adapt``.
+            A layer without a bias whose C or E acts gets one; :meth:`created_biases` lists them.
+
+        Raises:
+            MergeError: naming the layer, if a merged weight is not finite; then nothing has changed.
+        """
+        self._check_live()
+        structure = self._active if structure is None else structure
+        self.bound.check_layers(structure)
+        plain: dict[str, nn.Module] = {}
+        for name, layer in self.layers.items():
+            if structure[name].is_none:
+                plain[name] = layer.original
+                continue
+            weight, bias = layer.merged(structure[name], alpha)
+            if not all(bool(torch.isfinite(t).all()) for t in (weight, bias) if t is not None):
+                raise MergeError(f"{name}: the merged weight is not finite; was the training stable?")
+            plain[name] = layer.plain(weight, bias)
+        if inplace:
+            return self._release(plain)
+        memo: dict[int, Any] = {id(layer): plain[name] for name, layer in self.layers.items() if name in structure}
+        memo |= {id(layer): copy.deepcopy(plain[name]) for name, layer in self.layers.items() if name not in structure}
+        return self._flags.restore(copy.deepcopy(self.model, memo))
+
+    def created_biases(self, structure: Structure | None = None) -> tuple[str, ...]:
+        """Layers without a bias that would get one by merging ``structure`` (the active one if None)."""
+        structure = self._active if structure is None else structure
+        return tuple(
+            name
+            for name, layer in structure.items()
+            if not self.layers[name].shape.has_bias and (layer.C.kind != "none" or layer.E.kind != "none")
+        )
+
+    def eject(self) -> nn.Module:
+        """Give the untouched pretrained model back, head included, bit for bit; this object is spent then."""
+        self._check_live()
+        if self.head is not None:
+            self.head.load_state_dict(self._head_before)
+        return self._release({name: layer.original for name, layer in self.layers.items()})
+
+    def _release(self, modules: Mapping[str, nn.Module]) -> nn.Module:
+        _replace(self.model, {self.layers[name]: module for name, module in modules.items()})
+        self._live = False
+        return self._flags.restore(self.model)
+
+    def _check_live(self) -> None:
+        if not self._live:
+            raise TargetError("this model was merged in place or ejected: adapt it again")
+
+    def __repr__(self) -> str:
+        from glora.summary import summary  # here, because the summary is made of a GLoRAModel
+
+        return summary(self)
+
+
+class _Flags(NamedTuple):
+    """Which parameters of a model required a gradient, and which modules were in training mode."""
+
+    requires_grad: dict[str, bool]
+    training: dict[str, bool]
+
+    @classmethod
+    def of(cls, model: nn.Module) -> _Flags:
+        return cls(
+            {name: parameter.requires_grad for name, parameter in model.named_parameters()},
+            {name: module.training for name, module in model.named_modules()},
+        )
+
+    def restore(self, model: nn.Module) -> nn.Module:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(self.requires_grad.get(name, True))
+        for name, module in model.named_modules():
+            module.training = self.training.get(name, model.training)
+        return model
+
+
+def _replace(model: nn.Module, modules: Mapping[nn.Module, nn.Module]) -> None:
+    """Put the values in the place of the keys, wherever they stand."""
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if child in modules:
+                setattr(parent, name, modules[child])

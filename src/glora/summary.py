@@ -1,0 +1,50 @@
+"""What was adapted, as text and as rows: the printed form of a ``GLoRAModel`` and the table of ``glora info``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from glora.model import GLoRAModel
+
+__all__ = ["layer_rows", "summary"]
+
+
+def layer_rows(net: GLoRAModel) -> list[dict[str, Any]]:
+    """One row per adapted layer, in the model's order: name, kind, out, in, bias, parameters of the largest forms."""
+    return [
+        {
+            "name": name,
+            "kind": type(layer.original).__name__,
+            "out": layer.shape.out_features,
+            "in": layer.shape.in_features,
+            "bias": layer.shape.has_bias,
+            "choices": {t: [str(form) for form in net.bound.choices(name, t)] for t in "ABCDE"},
+            "largest": sum(max(layer.shape.size(t, f) for f in net.bound.choices(name, t)) for t in "ABCDE"),
+        }
+        for name, layer in net.layers.items()
+    ]
+
+
+def summary(net: GLoRAModel) -> str:
+    """A few lines: layers by kind, sizes, the head, what acts, and what was skipped and why."""
+    kinds = Counter(type(layer.original).__name__ for layer in net.layers.values())
+    adapted = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    frozen = sum(t.numel() for t in net.frozen_tensors().values())
+    lines = [
+        f"GLoRAModel of {type(net.model).__name__}, {frozen:,} frozen numbers",
+        f"  adapted   {len(net.layers)} layers ({adapted}), {net.bound.smallest:,} to {net.bound.largest:,} parameters",
+        f"  head      {net.head_name or 'none'}, {net.head_size:,} parameters, trained in full",
+        f"  space     {net.space}",
+        f"  active    {net.size(net.active):,} parameters in {len(net.active)} layers",
+    ]
+    without = [name for name, layer in net.layers.items() if not layer.shape.has_bias]
+    if without:
+        what = "C and E create one" if net.bound.bias == "create" else "C and E are left out"
+        lines.append(f"  no bias   {len(without)} layers: D is not offered, {what}")
+    reasons = Counter(why for _, why in net.skipped)
+    for why, count in reasons.items():
+        first = next(name for name, reason in net.skipped if reason == why)
+        lines.append(f"  skipped   {first}{f' and {count - 1} more' if count > 1 else ''}: {why}")
+    return "\n".join(lines)
