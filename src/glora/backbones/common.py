@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import socket
+import urllib.request
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
-import torch
 from torch import Tensor, nn
 
 from glora.errors import BackboneError
 
-__all__ = ["Backbone", "fill", "names", "neutral_head", "one_line"]
+__all__ = ["Backbone", "fill", "hub", "names", "neutral_head", "one_line", "unavailable"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,17 +79,65 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], heads: Collection[str], 
 
     own = {key: value for key, value in model.state_dict().items() if backbone(key)}
     given = {key: value for key, value in state.items() if backbone(key)}
-    missing = [key for key in own if key not in given]
-    unexpected = [key for key in given if key not in own]
-    misshapen = [
+    shapes = [
         f"{key} {tuple(given[key].shape)} instead of {tuple(value.shape)}"
         for key, value in own.items()
         if key in given and given[key].shape != value.shape
     ]
-    problems = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
+    # torch itself knows which buffers old checkpoints may lack
+    result = model.load_state_dict({} if shapes else given, strict=False)
+    missing = [key for key in result.missing_keys if backbone(key) and key not in given]
+    unexpected = [key for key in given if key not in own]
+    problems = {"missing": missing, "unexpected": unexpected, "misshapen": shapes}
     found = "; ".join(f"{kind} {names(keys)}" for kind, keys in problems.items() if keys)
     if found:
         raise BackboneError(f"{origin} does not fit {type(model).__name__}: {found}")
-    with torch.no_grad():
-        for key, value in own.items():
-            value.copy_(given[key])
+
+
+@contextmanager
+def hub() -> Iterator[str]:
+    """Use the model hub; without a connection only what it has cached, at once instead of after a minute of retries.
+
+    Yields:
+        Why the hub cannot be reached, empty where it can.
+    """
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    state = "offline, HF_HUB_OFFLINE is set" if before else _unreachable(constants.ENDPOINT)
+    constants.HF_HUB_OFFLINE = bool(state)
+    try:
+        yield state
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def unavailable(name: str, tried: str, state: str, error: BaseException) -> BackboneError:
+    """The error for weights that cannot be had.
+
+    Args:
+        name: The backbone asked for.
+        tried: Where its weights were looked for.
+        state: What `hub` said.
+        error: What came of it.
+
+    Returns:
+        An error of one line.
+    """
+    # without a connection the client's own message only repeats that at length
+    reason = f"{state}, and not in the cache" if state and isinstance(error, OSError) else one_line(error)
+    return BackboneError(
+        f"no weights for {name}: tried {tried} ({reason});"
+        " give a local file with --checkpoint FILE, or use offline/dinov2-small"
+    )
+
+
+def _unreachable(endpoint: str, timeout: float = 5.0) -> str:
+    url = urlsplit(endpoint)
+    if {"http", "https", "all"} & urllib.request.getproxies().keys():  # then it is the proxy that finds the host
+        return ""
+    try:
+        socket.create_connection((url.hostname or "", url.port or 443), timeout=timeout).close()
+    except OSError as error:
+        return f"no connection to {endpoint}: {error.strerror or error}"
+    return ""
