@@ -163,6 +163,28 @@ def test_local_dir(tmp_path, vit):
         load_backbone("local-dir:/nowhere", num_classes=3)
 
 
+def test_incomplete_hub_weights_are_refused(tmp_path, vit, capfd):
+    timm.models.save_for_hf(vit, tmp_path, safe_serialization=True)
+    state = dict(vit.state_dict())
+    state["foreign"] = state["blocks.2.norm1.weight"].clone()
+    save_file(state, tmp_path / "model.safetensors")
+    assert load_backbone(f"local-dir:{tmp_path}", num_classes=3, size=32).source.endswith("; unused: foreign")
+    state.pop("blocks.2.norm1.weight")
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(BackboneError, match=r"are incomplete: missing blocks\.2\.norm1\.weight$"):
+        load_backbone(f"local-dir:{tmp_path}", num_classes=3, size=32)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_hub_weights_may_lack_the_norm_of_the_head(tmp_path):
+    source = timm.create_model("convnext_atto", num_classes=0)
+    timm.models.save_for_hf(source, tmp_path, safe_serialization=True)
+    state = {key: value for key, value in source.state_dict().items() if not key.startswith("head.")}
+    save_file(state, tmp_path / "model.safetensors")
+    found = load_backbone(f"local-dir:{tmp_path}", num_classes=3)
+    assert found.source.endswith("; new: head.norm.weight, head.norm.bias")
+
+
 # local checkpoints
 
 

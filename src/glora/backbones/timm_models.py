@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import logging
+import re
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +46,13 @@ def load_timm(
     """
     _check_file(checkpoint)
     _check_name(name, weights=pretrained and checkpoint is None)
-    model, source = _create(name, num_classes, size, drop_path, pretrained and checkpoint is None)
-    cfg = model.pretrained_cfg
+    model, source, report = _create(name, num_classes, size, drop_path, pretrained and checkpoint is None)
     heads = _classifiers(model, num_classes)
+    source += _check_report(name, report, heads)
     _check_settings(name, model, size, drop_path)
     if checkpoint is not None:
         _fill_from_file(model, checkpoint, heads)
-        source = f"{checkpoint.resolve()} into timm {cfg['architecture']}"
+        source = f"{checkpoint.resolve()} into timm {model.pretrained_cfg['architecture']}"
     neutral_head(model, heads)
     head = heads[0] if len(heads) == 1 else None
     return Backbone(model.eval(), name, _preprocessing(name, model, size), source, head)
@@ -101,14 +103,16 @@ def _check_name(name: str, weights: bool) -> None:
         )
 
 
-def _create(name: str, num_classes: int, size: int | None, drop_path: float, weights: bool) -> tuple[Any, str]:
-    """Build the model, with the hub's weights if wanted, and say where they came from."""
+def _create(
+    name: str, num_classes: int, size: int | None, drop_path: float, weights: bool
+) -> tuple[Any, str, list[str]]:
+    """Build the model, with the hub's weights if wanted; where they came from and what timm said about them."""
     settings: dict[str, Any] = {"num_classes": num_classes}
     if drop_path:
         settings["drop_path_rate"] = drop_path
     if size is not None:
         settings["img_size"] = size
-    with hub() if weights or name.startswith(_HUB) else nullcontext("") as state:
+    with hub() if weights or name.startswith(_HUB) else nullcontext("") as state, _listening() as report:
         try:
             model = _create_at_size(name, weights, settings)
         except Exception as error:  # hub, file and model errors have no common ancestor
@@ -118,7 +122,7 @@ def _create(name: str, num_classes: int, size: int | None, drop_path: float, wei
                 local = name.startswith("local-dir:")
                 raise unavailable(name, _tried(name), "" if local else state, error) from error
             raise BackboneError(f"timm cannot build {name} with {settings}: {one_line(error)}") from error
-    return model, _source(model) if weights else "random"
+    return model, _source(model) if weights else "random", report
 
 
 def _create_at_size(name: str, weights: bool, settings: dict[str, Any]) -> Any:
@@ -131,6 +135,39 @@ def _create_at_size(name: str, weights: bool, settings: dict[str, Any]) -> Any:
         if "'img_size'" not in str(error):
             raise
     return timm.create_model(name, pretrained=weights, **{k: v for k, v in settings.items() if k != "img_size"})
+
+
+@contextmanager
+def _listening() -> Iterator[list[str]]:
+    """What timm logs while it loads: only there does it say which tensors of a hub file did not match."""
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    log = logging.getLogger("timm.models._builder")
+    before = log.level, log.propagate
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    log.addHandler(handler)
+    try:
+        yield messages
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before[0])
+        log.propagate = before[1]
+
+
+def _check_report(name: str, report: list[str], heads: list[str]) -> str:
+    """Refuse weights that leave the backbone unfilled; says which tensors are new or had no use."""
+    keys: dict[str, list[str]] = {"Missing": [], "Unexpected": []}
+    for kind, listed in re.findall(r"(Missing|Unexpected) keys \((.*?)\)", "\n".join(report)):
+        keys[kind] += [key for key in listed.split(", ") if not key.startswith(tuple(f"{head}." for head in heads))]
+    # weights pretrained without labels have no norm in front of the classifier either: it starts as the identity
+    beside = ("fc_norm.", *(f"{head.rpartition('.')[0]}." for head in heads if "." in head))
+    missing = [key for key in keys["Missing"] if not key.startswith(beside)]
+    if missing:
+        raise BackboneError(f"the pretrained weights of {name} are incomplete: missing {names(missing)}")
+    new = f"; new: {names(keys['Missing'])}" if keys["Missing"] else ""
+    return new + (f"; unused: {names(keys['Unexpected'])}" if keys["Unexpected"] else "")
 
 
 def _tried(name: str) -> str:
