@@ -1,0 +1,353 @@
+"""Reading a run folder: every file optional, each checked, a damaged one named."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from glora.errors import CheckpointError, StructureError
+from glora.space import LayerShape
+from glora.structure import Structure
+
+__all__ = ["Candidate", "Chosen", "Data", "Epoch", "Layer", "Metrics", "Result", "Run", "Search", "read_run"]
+
+FORMAT = 1
+FILES = ("structure.json", "search.jsonl", "train.jsonl", "metrics.json", "config.yaml")
+MEND = "the file is damaged: delete it and repeat the step that makes it"
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One adapted layer, in the model's order."""
+
+    name: str
+    shape: LayerShape
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One structure that the search scored; an accuracy or loss that is not a number is NaN."""
+
+    index: int
+    generation: int
+    origin: str
+    size: int
+    accuracy: float
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What the search chose, and among what."""
+
+    best: Candidate
+    structure: Structure
+    front: tuple[Candidate, ...]
+    layers: tuple[Layer, ...]
+    space: dict[str, Any]
+    budget: int | None
+    range: tuple[int, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Every scored candidate, in order, and the settings of the search."""
+
+    settings: dict[str, Any]
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One epoch of supernet training; ``probes`` is empty where nothing was evaluated."""
+
+    epoch: int
+    step: int
+    loss: float
+    lr: float
+    probes: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One row of the final table."""
+
+    method: str
+    val_accuracy: float | None
+    val_spread: float | None
+    test_accuracy: float | None
+    test_spread: float | None
+    parameters: int | None
+    seconds: float | None
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What is known of the data set."""
+
+    name: str
+    classes: tuple[str, ...]
+    train: int | None
+    val: int | None
+    test: int | None
+    digest: str
+    layout: str
+    skipped: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """What is known of the run as a whole; a field the file lacks is empty or None."""
+
+    title: str
+    backbone: str
+    backbone_source: str
+    data: Data | None
+    machine: str
+    versions: dict[str, Any]
+    seed: int | None
+    head_size: int | None
+    seconds: dict[str, float]
+    table: tuple[Result, ...]
+    max_difference: float | None
+    verified_on: int | None
+    same_predictions: bool | None
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run folder as far as it exists."""
+
+    folder: Path
+    config: str
+    chosen: Chosen | None
+    search: Search | None
+    train: tuple[Epoch, ...]
+    metrics: Metrics | None
+
+
+def read_run(folder: Path) -> Run:
+    """Read what there is in a run folder.
+
+    Raises:
+        CheckpointError: if the folder holds no file of a run, or one of them is damaged.
+    """
+    folder = Path(folder)
+    if not any((folder / name).is_file() for name in FILES):
+        raise CheckpointError(f"{folder} is not a run folder: it has none of {', '.join(FILES)}; `glora run` makes one")
+    return Run(
+        folder=folder,
+        config=_text(folder / "config.yaml"),
+        chosen=_chosen(folder / "structure.json"),
+        search=_search(folder / "search.jsonl"),
+        train=_train(folder / "train.jsonl"),
+        metrics=_metrics(folder / "metrics.json"),
+    )
+
+
+class _Fields:
+    """A JSON object whose entries are read with a check; ``where`` opens the messages."""
+
+    def __init__(self, value: Any, where: str) -> None:
+        self.where = where
+        if not isinstance(value, dict):
+            raise self.error(f"expected an object, found {_shown(value)}")
+        self._value = value
+
+    def error(self, what: str) -> CheckpointError:
+        return CheckpointError(f"{self.where}: {what}; {MEND}")
+
+    def _get(self, key: str, kinds: tuple[type, ...], what: str, default: Any) -> Any:
+        value = self._value.get(key)
+        if value is None:
+            if default is ...:
+                raise self.error(f"no {key!r}")
+            return default
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise self.error(f"{key!r} is {_shown(value)}, not {what}")
+        return value
+
+    def text(self, key: str, default: Any = "") -> str:
+        return str(self._get(key, (str,), "a text", default))
+
+    def integer(self, key: str, default: Any = ...) -> Any:
+        return self._get(key, (int,), "a whole number", default)
+
+    def number(self, key: str, default: Any = ...) -> Any:
+        value = self._get(key, (int, float), "a number", default)
+        return value if value is None else float(value)
+
+    def boolean(self, key: str) -> bool | None:
+        value: bool | None = self._get(key, (bool,), "true or false", None)
+        return value
+
+    def items(self, key: str) -> list[Any]:
+        value: list[Any] = self._get(key, (list,), "a list", [])
+        return value
+
+    def mapping(self, key: str) -> dict[str, Any]:
+        value: dict[str, Any] = self._get(key, (dict,), "an object", {})
+        return value
+
+    def numbers(self, key: str) -> dict[str, float]:
+        inner = _Fields(self.mapping(key), f"{self.where}, {key!r}")
+        return {name: inner.number(name, math.nan) for name in inner._value}
+
+    def check_format(self) -> None:
+        if (found := self.integer("format")) != FORMAT:
+            raise CheckpointError(f"{self.where}: format {found}, but this version of glora reads format {FORMAT}")
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _text(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: cannot be read as UTF-8 text: {error}") from error
+
+
+def _parse(text: str, where: str) -> _Fields:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{where}: not JSON ({error}); {MEND}") from error
+    return _Fields(value, where)
+
+
+def _lines(path: Path) -> Iterator[_Fields]:
+    text = _text(path)
+    # A line is appended in one go, so only a last one without its newline can be half written: a stage was killed.
+    whole = text[: text.rfind("\n") + 1]
+    for number, line in enumerate(whole.split("\n")[:-1], start=1):
+        yield _parse(line, f"{path}, line {number}")
+
+
+def _candidate(fields: _Fields) -> Candidate:
+    return Candidate(
+        index=fields.integer("index"),
+        generation=fields.integer("generation", 0),
+        origin=fields.text("origin", "unknown"),
+        size=fields.integer("size"),
+        accuracy=fields.number("accuracy", math.nan),
+        loss=fields.number("loss", math.nan),
+    )
+
+
+def _chosen(path: Path) -> Chosen | None:
+    if not path.is_file():
+        return None
+    fields = _parse(_text(path), str(path))
+    fields.check_format()
+    best = _Fields(fields.mapping("best"), f"{path}, 'best'")
+    layers = tuple(_layer(_Fields(item, f"{path}, 'layers'")) for item in fields.items("layers"))
+    try:
+        structure = Structure(best.mapping("structure"))
+    except (StructureError, TypeError, AttributeError) as error:
+        raise best.error(f"not a structure ({error})") from error
+    if unknown := set(structure) - {layer.name for layer in layers}:
+        raise best.error(f"names {min(unknown)!r}, which is not among its 'layers'")
+    span = fields.items("range")
+    if span and (len(span) != 2 or not all(isinstance(size, int) for size in span)):
+        raise fields.error(f"'range' is {_shown(span)}, not two whole numbers")
+    return Chosen(
+        best=_candidate(best),
+        structure=structure,
+        front=tuple(_candidate(_Fields(item, f"{path}, 'front'")) for item in fields.items("front")),
+        layers=layers,
+        space=fields.mapping("space"),
+        budget=fields.integer("budget", None),
+        range=(span[0], span[1]) if span else None,
+    )
+
+
+def _layer(fields: _Fields) -> Layer:
+    bias = fields.boolean("bias")
+    shape = LayerShape(fields.integer("out"), fields.integer("in"), has_bias=bias is not False)
+    return Layer(fields.text("name", ...), shape, fields.text("kind"))
+
+
+def _search(path: Path) -> Search | None:
+    lines = _lines(path)
+    if (header := next(lines, None)) is None:
+        return None
+    header.check_format()
+    # A killed search may score a candidate again on resuming: the last line of an index counts.
+    found = {candidate.index: candidate for candidate in map(_candidate, lines)}
+    return Search(header.mapping("settings"), tuple(found.values()))
+
+
+def _train(path: Path) -> tuple[Epoch, ...]:
+    found: dict[int, Epoch] = {}
+    for fields in _lines(path):
+        epoch = fields.integer("epoch")
+        found[epoch] = Epoch(
+            epoch=epoch,
+            step=fields.integer("step", 0),
+            loss=fields.number("loss", math.nan),
+            lr=fields.number("lr", math.nan),
+            probes=fields.numbers("probes"),
+        )
+    return tuple(found[epoch] for epoch in sorted(found))
+
+
+def _metrics(path: Path) -> Metrics | None:
+    if not path.is_file():
+        return None
+    fields = _parse(_text(path), str(path))
+    fields.check_format()
+    verification = _Fields(fields.mapping("verification"), f"{path}, 'verification'")
+    return Metrics(
+        title=fields.text("title"),
+        backbone=fields.text("backbone"),
+        backbone_source=fields.text("backbone_source"),
+        data=_data(_Fields(fields.mapping("data"), f"{path}, 'data'")) if fields.mapping("data") else None,
+        machine=fields.text("machine"),
+        versions=fields.mapping("versions"),
+        seed=fields.integer("seed", None),
+        head_size=fields.integer("head_size", None),
+        seconds=fields.numbers("seconds"),
+        table=tuple(_result(_Fields(item, f"{path}, 'table'")) for item in fields.items("table")),
+        max_difference=verification.number("max_difference", None),
+        verified_on=verification.integer("batch", None),
+        same_predictions=verification.boolean("same_predictions"),
+        command=fields.text("command"),
+    )
+
+
+def _data(fields: _Fields) -> Data:
+    return Data(
+        name=fields.text("name"),
+        classes=tuple(str(name) for name in fields.items("classes")),
+        train=fields.integer("train", None),
+        val=fields.integer("val", None),
+        test=fields.integer("test", None),
+        digest=fields.text("digest"),
+        layout=fields.text("layout"),
+        skipped=fields.integer("skipped", None),
+    )
+
+
+def _result(fields: _Fields) -> Result:
+    return Result(
+        method=fields.text("method", ...),
+        val_accuracy=fields.number("val_accuracy", None),
+        val_spread=fields.number("val_spread", None),
+        test_accuracy=fields.number("test_accuracy", None),
+        test_spread=fields.number("test_spread", None),
+        parameters=fields.integer("parameters", None),
+        seconds=fields.number("seconds", None),
+        note=fields.text("note"),
+    )

@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from sample_run import write_sample
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete run folder; not to be changed."""
+    return write_sample(tmp_path_factory.mktemp("sample") / "pets")
+
+
+@pytest.fixture
+def folder(sample: Path, tmp_path: Path) -> Path:
+    """A copy of the complete run folder, to be changed."""
+    return Path(shutil.copytree(sample, tmp_path / "pets"))
