@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -79,17 +80,10 @@ def save(
     tensors = _head_tensors(net) | _subnet_tensors(net, structure)
     values = {
         "structure": structure.to_dict(),
-        "gains": {
-            name: {
-                f"{tensor}.{form.kind}": net.layers[name].support.gain(tensor, form)
-                for tensor, form in layer.items()
-                if form.kind != "none"
-            }
-            for name, layer in structure.items()
-        },
+        "gains": _subnet_gains(net, structure),
         "bias": net.bound.bias,
         "parameters": net.size(structure),
-        "head": net.head_name,
+        "head": list(net.head_names),
         "fingerprint": fingerprint(net),
         **(extra or {}),
     }
@@ -106,7 +100,7 @@ def save_supernet(net: GLoRAModel, path: str | Path, extra: Mapping[str, Any] | 
         "layers": list(net.layers),
         "gains": {name: layer.support.gains for name, layer in net.layers.items()},
         "bias": net.bound.bias,
-        "head": net.head_name,
+        "head": list(net.head_names),
         "fingerprint": fingerprint(net),
         **(extra or {}),
     }
@@ -115,7 +109,7 @@ def save_supernet(net: GLoRAModel, path: str | Path, extra: Mapping[str, Any] | 
 
 def save_merged(model: nn.Module, path: str | Path, extra: Mapping[str, Any] | None = None) -> None:
     """Write the state dict of a merged, plain model under its original keys."""
-    _write(path, "merged", {key: value.clone() for key, value in model.state_dict().items()}, dict(extra or {}))
+    _write(path, "merged", model.state_dict(), dict(extra or {}))
 
 
 def load(model: nn.Module, path: str | Path) -> GLoRAModel:
@@ -143,16 +137,21 @@ def load(model: nn.Module, path: str | Path) -> GLoRAModel:
             bias=values["bias"],
             gains=values["gains"],
         )
-        net.activate(structure)
-    except (GloraError, KeyError, TypeError) as error:
+    except KeyError as error:
+        raise CheckpointError(f"{path} is incomplete: its metadata lacks {error}") from error
+    except (GloraError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} does not fit this model: {error}") from error
     try:
         net.activate(structure)
         _check_fingerprint(net, values, path)
+        if _subnet_gains(net, structure) != values["gains"]:
+            raise CheckpointError(f"{path} has the gains of another structure than its own")
         _fill(net, _subnet_tensors(net, structure), tensors, path)
-    except GloraError:
+    except GloraError as error:
         net.eject()
-        raise
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path} does not fit this model: {error}") from error
     return net
 
 
@@ -204,9 +203,23 @@ def load_merged(model: nn.Module, path: str | Path) -> nn.Module:
 
 
 def _head_tensors(net: GLoRAModel) -> dict[str, Tensor]:
-    if net.head is None:
-        return {}
-    return {f"head.{key}": value for key, value in net.head.state_dict().items()}
+    """Parameters and buffers of the head by their names in a file, not detached."""
+    return {
+        f"head.{name}.{key}": value
+        for name, head in net.heads.items()
+        for key, value in head.state_dict(keep_vars=True).items()
+    }
+
+
+def _subnet_gains(net: GLoRAModel, structure: Structure) -> dict[str, dict[str, float]]:
+    return {
+        name: {
+            f"{tensor}.{form.kind}": net.layers[name].support.gain(tensor, form)
+            for tensor, form in layer.items()
+            if form.kind != "none"
+        }
+        for name, layer in structure.items()
+    }
 
 
 def _subnet_tensors(net: GLoRAModel, structure: Structure) -> dict[str, Tensor]:
@@ -224,12 +237,32 @@ def _subnet_tensors(net: GLoRAModel, structure: Structure) -> dict[str, Tensor]:
 
 def _write(path: str | Path, kind: str, tensors: Mapping[str, Tensor], values: dict[str, Any]) -> None:
     text = json.dumps({"format": _FORMAT, "kind": kind, "version": version("glora"), **values}, ensure_ascii=False)
-    plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    # Copies, because the format refuses tensors that share memory (a module under two names).
+    plain = {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
     for key, value in plain.items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        if not _is_finite(value):
             raise CheckpointError(f"{key} is not finite: nothing was written to {path}")
     with replacing(Path(path)) as temporary:
+        # transformers reads no file without this "format".
         save_file(plain, temporary, {_KEY: text, **({"format": "pt"} if kind == "merged" else {})})
+        _order_metadata(temporary)
+
+
+def _order_metadata(path: Path) -> None:
+    """Sort the metadata of a safetensors file, which its library writes in any order, in place."""
+    with path.open("r+b") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(text) > length:
+            raise CheckpointError(f"the header of {path} cannot be rewritten in its {length} bytes")
+        file.seek(8)
+        file.write(text.ljust(length))
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
 
 
 def _open(path: str | Path) -> tuple[Metadata, dict[str, Tensor]]:
@@ -256,6 +289,9 @@ def _read(path: str | Path, kind: str) -> tuple[Metadata, dict[str, Tensor]]:
     metadata, tensors = _open(path)
     if metadata.kind != kind:
         raise CheckpointError(f"{path} is a file of kind {metadata.kind!r}, and one of kind {kind!r} is needed")
+    for key, tensor in tensors.items():
+        if not _is_finite(tensor):
+            raise CheckpointError(f"{path}: {key} is not finite")
     return metadata, tensors
 
 
@@ -279,8 +315,7 @@ def _named(values: Mapping[str, Any]) -> str:
 
 
 def _fill(net: GLoRAModel, expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    head = {} if net.head is None else {f"head.{k}": v for k, v in net.head.state_dict(keep_vars=True).items()}
-    wanted = {**expected, **head}
+    wanted = {**expected, **_head_tensors(net)}
     _check_tensors(wanted, tensors, path)
     with torch.no_grad():
         for key, target in wanted.items():

@@ -10,6 +10,7 @@ that and leaves the set of functions as it is. docs/gains.md derives the values 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 from glora.errors import ConfigError
 from glora.space import LayerShape
 
-__all__ = ["GainPolicy", "layer_gains"]
+__all__ = ["GainPolicy", "check_gains", "layer_gains"]
 
 GainPolicy = Literal["balanced", "paper"]
 
@@ -47,18 +48,33 @@ def layer_gains(
     if policy != "balanced":
         raise ConfigError(f"gains are 'balanced' or 'paper', not {policy!r}")
     known = not weight.is_meta
-    row = float(weight.float().square().sum(1).mean().sqrt()) if known else 1.0
-    shift = float(bias.float().square().mean().sqrt()) if known and bias is not None else 1.0
+    row = _root_mean_square(weight) * math.sqrt(shape.in_features) if known else 1.0
+    shift = _root_mean_square(bias) if known and bias is not None else 1.0
     factor = math.sqrt(2 / (rank + shape.in_features))
-    gains = {
-        "A.rank": 1 / (factor * row),
-        "A.vector": 1 / row,
-        "A.scalar": 1 / row,
-        "B.vector": 1 / shape.in_features,
-        "B.scalar": 1 / shape.in_features,
-        "C.vector": 1 / row,
-        "C.rank": 1 / row,
-        "D.vector": 1 / shift,
-        "D.scalar": 1 / shift,
+    divisors = {
+        "A.rank": factor * row,
+        "A.vector": row,
+        "A.scalar": row,
+        "B.vector": shape.in_features,
+        "B.scalar": shape.in_features,
+        "C.vector": row,
+        "C.rank": row,
+        "D.vector": shift,
+        "D.scalar": shift,
     }
-    return {key: float(f"{min(gain, _LARGEST):.6g}") for key, gain in gains.items()}
+    return {key: float(f"{1 / max(divisor, 1 / _LARGEST):.6g}") for key, divisor in divisors.items()}
+
+
+def check_gains(gains: Mapping[str, Mapping[str, float]], layers: Iterable[str]) -> None:
+    """Raise ConfigError if gains given by layer name one that is not adapted, or are no finite numbers."""
+    if unknown := sorted(set(gains) - set(layers)):
+        raise ConfigError(f"gains are given for {unknown[0]!r}, which is not an adapted layer")
+    for name, own in gains.items():
+        for key, gain in own.items():
+            if not isinstance(gain, int | float) or not math.isfinite(gain):
+                raise ConfigError(f"the gain of {key} in {name} is {gain!r}, and must be a finite number")
+
+
+def _root_mean_square(tensor: Tensor) -> float:
+    # On the CPU and in float64, so that rounding to six digits gives the same on every device and thread count.
+    return math.sqrt(float(tensor.detach().cpu().float().square().mean(dtype=torch.float64)))

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from glora.errors import MergeError, StructureError, TargetError
-from glora.gains import GainPolicy, layer_gains
+from glora.errors import ConfigError, MergeError, StructureError, TargetError
+from glora.gains import GainPolicy, check_gains, layer_gains
 from glora.layers import KINDS, AdaptedLayer, Scratch
 from glora.space import BiasPolicy, BoundSpace, SearchSpace
 from glora.structure import Structure
-from glora.targets import Layers, find_head, find_targets
+from glora.targets import Layers, find_heads, find_targets
 
 __all__ = ["GLoRAModel", "adapt"]
 
@@ -26,7 +26,7 @@ def adapt(
     space: SearchSpace | None = None,
     layers: Layers = None,
     *,
-    head: str | Literal[False] | None = None,
+    head: str | Sequence[str] | Literal[False] | None = None,
     num_classes: int | None = None,
     bias: BiasPolicy = "create",
     gains: GainPolicy | Mapping[str, Mapping[str, float]] = "balanced",
@@ -42,25 +42,29 @@ def adapt(
         space: the allowed forms, ``SearchSpace()`` if None; a preset has a single one for each support tensor.
         layers: None for every supported layer but the head, or a glob, compiled regular expression, list of names
             or predicate of (name, module).
-        head: qualified name of the task head, which is trained in full; None looks for it, False means none.
+        head: qualified name of the task head, or names of its parts, trained in full; None looks for it, False
+            means none.
         num_classes: width of the head, to tell it from other layers in an unknown model.
         bias: for layers without a bias, ``"create"`` one when C or E act, or ``"keep"`` them without.
-        gains: ``"balanced"``, ``"paper"`` (the released code's, all 1), or the gains of each layer.
+        gains: ``"balanced"``, ``"paper"`` (the released code's, all 1), or the gains of each layer; what a layer's
+            mapping does not name is 1.
         seed: of the initial low-rank factors.
 
     Raises:
         TargetError: if nothing can be adapted, a pattern matches nothing, or no head is found.
         StructureError: if the space does not fit the layers.
+        ConfigError: for an unknown policy, or gains of layers that are not adapted.
     """
+    if bias not in ("create", "keep"):
+        raise ConfigError(f"bias is 'create' or 'keep', not {bias!r}")
     space = SearchSpace() if space is None else space
-    head_name = None if head is False else (find_head(model, num_classes) if head is None else head)
-    if head_name is not None and head_name not in dict(model.named_modules()):
-        raise TargetError(f"the model has no module {head_name!r} to be its head")
-    targets = find_targets(model, layers, head_name)
+    heads = _heads(model, head, num_classes)
+    targets = find_targets(model, layers, heads)
     shapes = {name: KINDS[type(module)].shape_of(module) for name, module in targets.modules.items()}
     bound = space.bind(shapes, bias)
+    if isinstance(gains, Mapping):
+        check_gains(gains, targets.modules)
     before = _Flags.of(model)
-    model.requires_grad_(False)
     # An in-place activation would overwrite an output that a layer keeps for backward.
     in_place = any(getattr(module, "inplace", False) is True for module in model.modules())
     generator = torch.Generator().manual_seed(seed)
@@ -77,11 +81,29 @@ def adapt(
         layer = KINDS[type(module)](module, forms, own, scratch, not in_place, generator)
         layer.training = module.training
         adapted[name] = layer
+    model.requires_grad_(False)
+    for layer in adapted.values():
+        layer.support.requires_grad_(True)
     _replace(model, {targets.modules[name]: layer for name, layer in adapted.items()})
-    net = GLoRAModel(model, bound, adapted, head_name, targets.skipped, before)
+    net = GLoRAModel(model, bound, adapted, heads, targets.skipped, before)
     if bound.cardinality == 1:
         net.activate(bound.sample(random.Random(0)))
     return net
+
+
+def _heads(
+    model: nn.Module, head: str | Sequence[str] | Literal[False] | None, num_classes: int | None
+) -> tuple[str, ...]:
+    if head is False:
+        return ()
+    if head is None:
+        return find_heads(model, num_classes)
+    heads = (head,) if isinstance(head, str) else tuple(head)
+    names = dict(model.named_modules())
+    for name in heads:
+        if name not in names or not name:
+            raise TargetError(f"the model has no module {name!r} to be its head")
+    return heads
 
 
 class GLoRAModel(nn.Module):
@@ -96,7 +118,7 @@ class GLoRAModel(nn.Module):
         model: nn.Module,
         bound: BoundSpace,
         layers: dict[str, AdaptedLayer],
-        head: str | None,
+        heads: tuple[str, ...],
         skipped: tuple[tuple[str, str], ...],
         flags: _Flags,
     ) -> None:
@@ -104,13 +126,13 @@ class GLoRAModel(nn.Module):
         self.model = model
         self.bound = bound
         self.layers: Mapping[str, AdaptedLayer] = layers
-        self.head_name = head
+        self.head_names = heads
         self.skipped = skipped
         self._active = Structure()
         self._flags = flags
-        self._head_before = {} if head is None else copy.deepcopy(model.get_submodule(head).state_dict())
-        if self.head is not None:
-            self.head.requires_grad_(True)
+        self._heads_before = {name: copy.deepcopy(head.state_dict()) for name, head in self.heads.items()}
+        for head in self.heads.values():
+            head.requires_grad_(True)
         self._live = True
         self.train(model.training)
 
@@ -122,14 +144,14 @@ class GLoRAModel(nn.Module):
         return self.bound.space
 
     @property
-    def head(self) -> nn.Module | None:
-        """The task head, trained in full."""
-        return None if self.head_name is None else self.model.get_submodule(self.head_name)
+    def heads(self) -> dict[str, nn.Module]:
+        """The task head, trained in full, by qualified name: mostly one module, two in distilled models, or none."""
+        return {name: self.model.get_submodule(name) for name in self.head_names}
 
     @property
     def head_size(self) -> int:
         """Parameters of the head; never part of a structure's size."""
-        return 0 if self.head is None else sum(p.numel() for p in self.head.parameters())
+        return sum(parameter.numel() for parameter in self.head_parameters().values())
 
     def adapter_parameters(self) -> dict[str, nn.Parameter]:
         """Every stored support parameter, by qualified name in the model."""
@@ -141,18 +163,20 @@ class GLoRAModel(nn.Module):
 
     def head_parameters(self) -> dict[str, nn.Parameter]:
         """The head's parameters, by qualified name in the model."""
-        if self.head is None:
-            return {}
-        return {f"{self.head_name}.{key}": parameter for key, parameter in self.head.named_parameters()}
+        return {
+            f"{name}.{key}": parameter
+            for name, head in self.heads.items()
+            for key, parameter in head.named_parameters()
+        }
 
     def frozen_tensors(self) -> dict[str, Tensor]:
         """The frozen backbone: its state dict without head and support tensors, under the original keys."""
         trained = {id(p) for p in (*self.adapter_parameters().values(), *self.head_parameters().values())}
-        prefix = f"{self.head_name}."
+        prefixes = tuple(f"{name}." for name in self.head_names)
         return {
             key: tensor
             for key, tensor in self.model.state_dict(keep_vars=True).items()
-            if id(tensor) not in trained and not key.startswith(prefix)
+            if id(tensor) not in trained and not key.startswith(prefixes)
         }
 
     # Structures
@@ -220,6 +244,13 @@ class GLoRAModel(nn.Module):
 
     # Running
 
+    def uncalled(self) -> tuple[str, ...]:
+        """Adapted layers that the model has never called since ``adapt``: their support tensors did not act.
+
+        Worth asking after a first forward: a model may use a layer's weight without calling the layer.
+        """
+        return tuple(name for name, layer in self.layers.items() if not layer.called)
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the model gives, with the active support tensors."""
         self._check_live()
@@ -229,8 +260,8 @@ class GLoRAModel(nn.Module):
         """Set training mode for the head only: frozen modules stay in eval mode, so that no statistic moves."""
         super().train(False)
         self.training = mode
-        if self.head is not None:
-            self.head.train(mode)
+        for head in self.heads.values():
+            head.train(mode)
         return self
 
     # Leaving
@@ -262,6 +293,10 @@ class GLoRAModel(nn.Module):
             weight, bias = layer.merged(structure[name], alpha)
             if not all(bool(torch.isfinite(t).all()) for t in (weight, bias) if t is not None):
                 raise MergeError(f"{name}: the merged weight is not finite; was the training stable?")
+            if not inplace:
+                # A weight or bias that nothing changed is the frozen one itself.
+                weight = weight.clone() if _is_same(weight, layer.weight) else weight
+                bias = bias.clone() if bias is not None and _is_same(bias, layer.bias) else bias
             plain[name] = layer.plain(weight, bias)
         if inplace:
             return self._release(plain)
@@ -281,8 +316,8 @@ class GLoRAModel(nn.Module):
     def eject(self) -> nn.Module:
         """Give the untouched pretrained model back, head included, bit for bit; this object is spent then."""
         self._check_live()
-        if self.head is not None:
-            self.head.load_state_dict(self._head_before)
+        for name, head in self.heads.items():
+            head.load_state_dict(self._heads_before[name])
         return self._release({name: layer.original for name, layer in self.layers.items()})
 
     def _release(self, modules: Mapping[str, nn.Module]) -> nn.Module:
@@ -324,6 +359,11 @@ class _Flags(NamedTuple):
 def _replace(model: nn.Module, modules: Mapping[nn.Module, nn.Module]) -> None:
     """Put the values in the place of the keys, wherever they stand."""
     for parent in list(model.modules()):
-        for name, child in parent.named_children():
-            if child in modules:
-                setattr(parent, name, modules[child])
+        # Not named_children(), which gives a module that stands here twice only once.
+        for name, child in parent._modules.items():
+            if child is not None and child in modules:
+                parent._modules[name] = modules[child]
+
+
+def _is_same(tensor: Tensor, frozen: Tensor | None) -> bool:
+    return frozen is not None and tensor.data_ptr() == frozen.data_ptr()

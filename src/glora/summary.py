@@ -35,7 +35,7 @@ def summary(net: GLoRAModel) -> str:
     lines = [
         f"GLoRAModel of {type(net.model).__name__}, {frozen:,} frozen numbers",
         f"  adapted   {len(net.layers)} layers ({adapted}), {net.bound.smallest:,} to {net.bound.largest:,} parameters",
-        f"  head      {net.head_name or 'none'}, {net.head_size:,} parameters, trained in full",
+        f"  head      {', '.join(net.head_names) or 'none'}, {net.head_size:,} parameters, trained in full",
         f"  space     {net.space}",
         f"  active    {net.size(net.active):,} parameters in {len(net.active)} layers",
     ]

@@ -59,12 +59,17 @@ class SupportTensors(nn.Module):
         Raises:
             StructureError: if they were not allocated, because the search space lacks that form.
         """
+        down, up = self.names(tensor, form)
+        return self.get_parameter(down), None if up is None else self.get_parameter(up)
+
+    def names(self, tensor: str, form: Form) -> tuple[str, str | None]:
+        """The names of the parameters that :meth:`parts` gives, with the same error."""
         down, up = (f"{tensor}_mul_down", f"{tensor}_mul_up") if form.kind == "mul" else (tensor, f"{tensor}_up")
         first = self._parameters.get(down)
         second = self._parameters.get(up) if form.rank else None
         if first is None or not _holds(first, second, form, self.shape.size(tensor, Form.VECTOR)):
             raise StructureError(f"{tensor}={form} has no storage here: the search space does not contain it")
-        return first, second
+        return down, None if second is None else up
 
     def gain(self, tensor: str, form: Form) -> float:
         """The constant that multiplies ``form`` of ``tensor``."""

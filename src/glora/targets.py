@@ -6,15 +6,16 @@ import difflib
 import fnmatch
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
+from glora.bypass import bypassed
 from glora.errors import TargetError
 from glora.layers import KINDS, AdaptedLayer
 
-__all__ = ["Layers", "Targets", "find_head", "find_targets"]
+__all__ = ["Layers", "Targets", "find_heads", "find_targets"]
 
 Layers = str | re.Pattern[str] | Iterable[str] | Callable[[str, nn.Module], bool] | None
 
@@ -31,8 +32,8 @@ class Targets(NamedTuple):
     skipped: tuple[tuple[str, str], ...]
 
 
-def find_head(model: nn.Module, num_classes: int | None = None) -> str:
-    """The qualified name of the task head.
+def find_heads(model: nn.Module, num_classes: int | None = None) -> tuple[str, ...]:
+    """The qualified names of the task head: one, or several where a distilled model has two.
 
     Looks at timm's ``get_classifier``, then at the names that transformers uses, then for the last ``nn.Linear``
     (of width ``num_classes`` when that is given).
@@ -43,35 +44,44 @@ def find_head(model: nn.Module, num_classes: int | None = None) -> str:
     get_classifier = getattr(model, "get_classifier", None)
     if callable(get_classifier):
         found = get_classifier()
-        names = [name for name, module in model.named_modules() if module is found]
-        if names and any(True for _ in found.parameters()):
-            return str(names[0])
-        if isinstance(found, nn.Module):
+        modules = [m for m in (found if isinstance(found, tuple | list) else [found]) if isinstance(m, nn.Module)]
+        names = [name for name, module in model.named_modules() if any(module is m for m in modules)]
+        if names and all(any(True for _ in module.parameters()) for module in modules):
+            return tuple(names)
+        if modules:
             raise TargetError(
                 "the model has no head (its get_classifier() has no parameters): "
                 "create it with num_classes=<number of classes>, or pass head=False to adapt features only"
             )
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     for name in _HEAD_NAMES:
         module = getattr(model, name, None)
         if isinstance(module, nn.Module) and any(True for _ in module.parameters()):
-            return name
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+            inside = [other for other in linear if other == name or other.startswith(f"{name}.")]
+            fits = num_classes is None or not inside or _width(model, inside[-1]) == num_classes
+            # "fc" may as well be a hidden layer of a hand-written model.
+            if fits and (name != "fc" or not inside or inside[-1] == linear[-1]):
+                return (name,)
     if num_classes is not None:
-        linear = [name for name in linear if getattr(model.get_submodule(name), "out_features", 0) == num_classes]
+        linear = [name for name in linear if _width(model, name) == num_classes]
     if not linear:
         wide = f" with {num_classes} outputs" if num_classes is not None else ""
         raise TargetError(f"no head found: the model has no nn.Linear{wide}; name it, head='...', or pass head=False")
-    return str(linear[-1])
+    return (str(linear[-1]),)
 
 
-def find_targets(model: nn.Module, layers: Layers, head: str | None) -> Targets:
+def _width(model: nn.Module, name: str) -> int:
+    return int(getattr(model.get_submodule(name), "out_features", 0))
+
+
+def find_targets(model: nn.Module, layers: Layers, heads: Collection[str] = ()) -> Targets:
     """Resolve ``layers`` to modules, once.
 
     Args:
         model: the backbone with its head.
         layers: None for every supported layer outside the head, a glob over qualified names, a compiled regular
             expression (full match), names, or a predicate of (name, module).
-        head: qualified name of the head, which is trained in full and never adapted.
+        heads: qualified names of the head, which is trained in full and never adapted.
 
     Raises:
         TargetError: if a name or pattern matches nothing (near misses are listed), or names a layer that cannot
@@ -80,7 +90,8 @@ def find_targets(model: nn.Module, layers: Layers, head: str | None) -> Targets:
     if any(isinstance(module, AdaptedLayer) for module in model.modules()):
         raise TargetError("this model is adapted already: merge or eject it first")
     uses = Counter(id(p) for module in model.modules() for p in module._parameters.values() if p is not None)
-    reasons = {name: _reason(model, name, module, head, uses) for name, module in model.named_modules() if name}
+    modules = dict(model.named_modules())
+    reasons = {name: _reason(modules, name, heads, uses) for name in modules if name}
     candidates = {name: why for name, why in reasons.items() if why != _IRRELEVANT}
     supported = [name for name, why in candidates.items() if why is None]
     chosen = supported if layers is None else _match(model, layers, candidates, supported)
@@ -94,23 +105,32 @@ def find_targets(model: nn.Module, layers: Layers, head: str | None) -> Targets:
 _IRRELEVANT = "no weight matrix"
 
 
-def _reason(model: nn.Module, name: str, module: nn.Module, head: str | None, uses: Counter[int]) -> str | None:
+def _reason(modules: dict[str, nn.Module], name: str, heads: Collection[str], uses: Counter[int]) -> str | None:
     """Why the module cannot be adapted; None if it can."""
+    module = modules[name]
     weight = getattr(module, "weight", None)
-    if not isinstance(weight, nn.Parameter) or weight.ndim < 2:
+    if not isinstance(weight, Tensor) or weight.ndim < 2:
         return _IRRELEVANT
-    if head is not None and (name == head or name.startswith(f"{head}.")):
+    if any(name == head or name.startswith(f"{head}.") for head in heads):
         return "the head, trained in full"
+    if not isinstance(weight, nn.Parameter):
+        return "its weight is no parameter of its own (parametrised, weight-normed, pruned or a buffer)"
     if type(module) not in KINDS:
         return f"{type(module).__name__} is not supported"
     if not weight.is_floating_point() or type(weight) is not nn.Parameter:
         return f"its weight is quantised or wrapped ({type(weight).__name__}, {weight.dtype})"
-    parents = [model.get_submodule(name[: m.start()]) for m in re.finditer(r"\.", name)]
-    for parent in [model, *parents]:
+    if set(module._parameters) - {"weight", "bias"} or module._buffers or module._modules:
+        return "it holds more than a weight and a bias"
+    if "forward" in vars(module):
+        return "its forward was replaced by another function"
+    parents = [modules[name[: max(end, 0)]] for end in [-1, *(m.start() for m in re.finditer(r"\.", name))]]
+    for parent in parents:
         if isinstance(parent, _BYPASSING):
             return f"{type(parent).__name__} uses its weight without calling it"
     if uses[id(weight)] > 1:
         return "its weight is shared with another module"
+    if bypassed(parents[-1], name.rpartition(".")[2]):
+        return f"{type(parents[-1]).__name__} uses its weight without calling it"
     return None
 
 
@@ -125,7 +145,8 @@ def _match(model: nn.Module, layers: Layers, candidates: dict[str, str | None], 
     patterns = [layers] if isinstance(layers, str) else list(layers or ())
     chosen: set[str] = set()
     for pattern in patterns:
-        found = [name for name in supported if name == pattern or fnmatch.fnmatchcase(name, pattern)]
+        # A name counts before a pattern: it may hold brackets or a star itself.
+        found = [pattern] if pattern in supported else fnmatch.filter(supported, pattern)
         if not found and (why := candidates.get(pattern)):
             raise TargetError(f"layer {pattern!r} cannot be adapted: {why}")
         if not found:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import abc
+import copy
+import threading
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -17,10 +19,22 @@ from glora.support import Gains, SupportTensors
 __all__ = ["AdaptedLayer", "Scratch"]
 
 
-class Scratch:
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_is_full_backward_hook",
+)
+
+
+class Scratch(threading.local):
     """Buffers shared by the layers of one model for weights that live only inside one operation.
 
-    Never saved for backward and never copied or pickled along with a model.
+    Each thread has its own. Never saved for backward and never copied or pickled along with a model.
     """
 
     def __init__(self) -> None:
@@ -31,7 +45,9 @@ class Scratch:
         key = (use, like.shape, dtype, like.device)
         found = self._buffers.get(key)
         if found is None:
-            found = self._buffers[key] = torch.empty(like.shape, dtype=dtype, device=like.device)
+            # A buffer born in inference mode could not be written to during training.
+            with torch.inference_mode(False):
+                found = self._buffers[key] = torch.empty(like.shape, dtype=dtype, device=like.device)
         return found
 
     def __deepcopy__(self, memo: object) -> Scratch:
@@ -46,7 +62,8 @@ class AdaptedLayer(nn.Module, abc.ABC):
 
     Keeps the frozen ``weight`` and ``bias`` under their old names, the support tensors in ``support``, and the
     untouched original module for :meth:`original`. Which forms act is set by :meth:`activate`; nothing in a
-    layer draws random numbers.
+    layer draws random numbers. ``called`` says whether :meth:`forward` has ever run: a model may read a layer's
+    weight without calling it, and then the support tensors would not act.
 
     Args:
         original: the module it stands for; its parameters are shared, not copied.
@@ -87,6 +104,9 @@ class AdaptedLayer(nn.Module, abc.ABC):
             device=self.weight.device,
         )
         self.structure = LayerStructure()
+        self.called = False
+        # The same dictionaries, so that hooks keep running here and stay on the original.
+        self.__dict__.update({key: vars(original)[key] for key in _HOOKS})
         self._folded: tuple[Tensor, Tensor | None] | None = None
 
     @staticmethod
@@ -102,9 +122,14 @@ class AdaptedLayer(nn.Module, abc.ABC):
     def _activated(self) -> None:
         """Called when the active layer structure has changed."""
 
-    @abc.abstractmethod
     def plain(self, weight: Tensor, bias: Tensor | None) -> nn.Module:
-        """A module of the original's class that owns the given weight and bias."""
+        """The original with the given weight and bias in place of its own: same class, attributes and hooks."""
+        module = copy.copy(self.original)
+        # A shallow copy shares the dictionaries of parameters and hooks with the original.
+        vars(module).update({key: copy.copy(value) for key, value in vars(module).items() if isinstance(value, dict)})
+        module.register_parameter("weight", nn.Parameter(weight))
+        module.register_parameter("bias", None if bias is None else nn.Parameter(bias))
+        return module
 
     @property
     def original(self) -> nn.Module:
@@ -140,7 +165,8 @@ class AdaptedLayer(nn.Module, abc.ABC):
             alpha: 0 gives the frozen weights, 1 the tuned ones, between is linear.
 
         Returns:
-            The weight in the frozen weight's shape and dtype, and the bias (None if there is none).
+            The weight in the frozen weight's shape and dtype, and the bias (None if there is none); where nothing
+            acts, these are the frozen ones and no copies.
         """
         matrix = self.matrix()
         wide = torch.promote_types(matrix.dtype, self.support_dtype)
@@ -154,7 +180,7 @@ class AdaptedLayer(nn.Module, abc.ABC):
                 bias = torch.lerp(torch.zeros_like(bias) if frozen is None else frozen, bias, alpha)
         return (
             weight.to(self.weight.dtype).reshape(self.weight.shape),
-            None if bias is None else bias.to(self.weight.dtype),
+            None if bias is None else bias.to((self.weight if self.bias is None else self.bias).dtype),
         )
 
     def fold(self, folded: tuple[Tensor, Tensor | None] | None) -> None:

@@ -71,11 +71,11 @@ class AdaptedLinear(AdaptedLayer):
 
     def _activated(self) -> None:
         active = [(t, f) for t, f in self.structure.items() if f.kind != "none"]
-        parts: dict[str, tuple[nn.Parameter, nn.Parameter | None]] = {t: self.support.parts(t, f) for t, f in active}
+        names: dict[str, tuple[str, str | None]] = {t: self.support.names(t, f) for t, f in active}
         gains = {t: self.support.gain(t, f) for t, f in active}
-        empty = (None, None)
-        self._inputs = tuple(part for tensor in TENSORS for part in parts.get(tensor, empty))
-        self._plan = _Plan(self.structure, tuple(gains.get(t, 1.0) for t in TENSORS), self._scratch, self.save_output)
+        # Names and not parameters, which may be replaced: by loading with assign=True, or by functional_call.
+        self._names = tuple(name for tensor in TENSORS for name in names.get(tensor, (None, None)))
+        self._gains = tuple(gains.get(t, 1.0) for t in TENSORS)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in) to (..., out).
@@ -83,6 +83,8 @@ class AdaptedLinear(AdaptedLayer):
         Raises:
             TargetError: if the frozen weight or bias was set to require a gradient.
         """
+        if not self.called:
+            self.called = True
         if self._folded is not None:
             return F.linear(x, *self._folded)
         if self.structure.is_none:
@@ -98,14 +100,13 @@ class AdaptedLinear(AdaptedLayer):
             return self._run(x)
 
     def _run(self, x: Tensor) -> Tensor:
-        return cast(Tensor, _Linear.apply(x, self.weight, self.bias, self._plan, *self._inputs))
-
-    def plain(self, weight: Tensor, bias: Tensor | None) -> nn.Module:
-        """An ``nn.Linear`` that owns the given weight (out, in) and bias."""
-        linear = nn.Linear(self.in_features, self.out_features, bias is not None, device="meta")
-        linear.weight = nn.Parameter(weight)
-        linear.register_parameter("bias", None if bias is None else nn.Parameter(bias))
-        return linear
+        own = self.support._parameters
+        parts = [None if name is None else own[name] for name in self._names]
+        plan = _Plan(self.structure, self._gains, self._scratch, self.save_output)
+        # The Function sees and gives matrices: a view made inside it could not be changed in place afterwards.
+        flat = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])  # (N, in)
+        y = cast(Tensor, _Linear.apply(flat, self.weight, self.bias, plan, *parts))  # (N, out)
+        return y if x.ndim == 2 else y.view(*x.shape[:-1], y.shape[-1])
 
 
 class _Linear(torch.autograd.Function):
@@ -114,17 +115,16 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, plan: _Plan, *parts: Tensor | None) -> Tensor:
         values = _values(plan, parts)
-        flat = x.reshape(-1, x.shape[-1])
-        side = _is_side_route(values, len(flat))
-        w = _weight(weight, values, flat.dtype, side, plan.scratch)
+        side = _is_side_route(values, len(x))
+        w = _weight(weight, values, x.dtype, side, plan.scratch)
         b = effective_bias(*_widened(weight, bias, values, plan.scratch), values)
-        y = F.linear(flat, w, None if b is None else b.to(flat.dtype))
+        y = F.linear(x, w, None if b is None else b.to(x.dtype))
         if side:
-            _add_low_rank_output(y, flat, weight, values)
+            _add_low_rank_output(y, x, weight, values)
         if any(ctx.needs_input_grad):
-            _save(ctx, flat, y, weight, bias, values, plan, parts)
-            ctx.side, ctx.shape = side, x.shape
-        return y.view(*x.shape[:-1], weight.shape[0])
+            _save(ctx, x, y, weight, bias, values, plan, parts)
+            ctx.side = side
+        return y
 
     @staticmethod
     @once_differentiable
@@ -188,7 +188,9 @@ def _add_low_rank_output(y: Tensor, x: Tensor, weight: Tensor, values: Values) -
     for down, up in _low_rank(weight, values):
         y.addmm_(x @ up.to(x.dtype).t(), down.to(x.dtype).t())
     if isinstance(values.B, Tensor):
-        y.addcmul_(x.sum(1, keepdim=True), values.B.to(x.dtype))
+        # Of the mean and not the sum, which float16 may not hold.
+        mean = x.mean(1, keepdim=True, dtype=values.B.dtype)
+        y.addcmul_(mean.to(x.dtype), (values.B * x.shape[1]).to(x.dtype))
 
 
 def _save(
@@ -220,26 +222,37 @@ def _save(
     ctx.plan = plan
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, y, row_sum, weight, bias, *parts = ctx.saved_tensors
+def _backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    x, y, row_sum, weight, bias, *parts = _saved(ctx)
     plan: _Plan = ctx.plan
     values = _values(plan, tuple(parts))
     wide = _support_dtype(values)
-    g = grad.reshape(-1, grad.shape[-1])
     grads = _SupportGrads(g, x, weight, values, plan, wide)
     grads.matrices(row_sum)
     grads.bias(bias)
     if isinstance(values.A, Tensor) and ctx.needs_input_grad[4]:
         grads.scale(y, bias)
     found = [
-        None if down is None or not ctx.needs_input_grad[4 + 2 * i] else grads.of(i, tensor, down, parts[2 * i + 1])
+        None if down is None or not any(ctx.needs_input_grad[j : j + 2]) else grads.of(i, tensor, down, parts[j - 3])
         for i, tensor in enumerate(TENSORS)
-        for down in [parts[2 * i]]
+        for down, j in [(parts[2 * i], 4 + 2 * i)]
     ]
     dx = None
     if ctx.needs_input_grad[0]:
-        dx = _input_gradient(g, weight, values, ctx.side, plan.scratch).view(ctx.shape)
+        dx = _input_gradient(g, weight, values, ctx.side, plan.scratch)
     return dx, None, None, None, *(part for pair in found for part in (pair or (None, None)))
+
+
+def _saved(ctx: Any) -> tuple[Any, ...]:
+    try:
+        return tuple(ctx.saved_tensors)
+    except RuntimeError as error:
+        if not (ctx.plan.save_output and "inplace operation" in str(error)):
+            raise
+        raise TargetError(
+            "the model changes the input or output of an adapted layer in place after it was kept for backward: "
+            "set save_output=False on its layers (for layer in net.layers.values()) so that outputs are not kept"
+        ) from error
 
 
 def _input_gradient(g: Tensor, weight: Tensor, values: Values, side: bool, scratch: Scratch) -> Tensor:
