@@ -219,7 +219,7 @@ def _save(
         bias,
         *parts,
     )
-    ctx.plan = plan
+    ctx.plan, ctx.keeps_output = plan, from_output
 
 
 def _backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -247,11 +247,11 @@ def _saved(ctx: Any) -> tuple[Any, ...]:
     try:
         return tuple(ctx.saved_tensors)
     except RuntimeError as error:
-        if not (ctx.plan.save_output and "inplace operation" in str(error)):
+        if not (ctx.keeps_output and "inplace operation" in str(error)):
             raise
         raise TargetError(
-            "the model changes the input or output of an adapted layer in place after it was kept for backward: "
-            "set save_output=False on its layers (for layer in net.layers.values()) so that outputs are not kept"
+            "the model changes the output of an adapted layer in place, and it was kept for backward: "
+            "set layer.save_output = False for layer in net.layers.values()"
         ) from error
 
 

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from hypothesis import settings
+
+settings.register_profile("fixed", deadline=None, derandomize=True, max_examples=30, database=None)
+settings.load_profile("fixed")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def weight_route(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("glora.layers.linear._WEIGHT_ROUTE_TOKENS", 0)
+
+
+@pytest.fixture(params=["weight", "side"])
+def route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways of computing an adapted layer, whatever the number of tokens."""
+    monkeypatch.setattr("glora.layers.linear._WEIGHT_ROUTE_TOKENS", 0 if request.param == "weight" else 10**9)
+    return request.param
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
+    """For new processes: this one's, on one thread."""
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
