@@ -58,7 +58,7 @@ def _uses(kind: Any) -> tuple[frozenset[str], frozenset[str]]:
 def _source(kind: Any, method: str) -> ast.AST:
     function = getattr(kind, method, None)
     function = None if function is None else inspect.unwrap(function)
-    if not inspect.isfunction(function) or function.__module__.startswith("torch.nn.modules.module"):
+    if not inspect.isfunction(function) or str(function.__module__).startswith("torch.nn.modules.module"):
         return ast.Module([], [])
     try:
         return ast.parse(textwrap.dedent(inspect.getsource(function)))
