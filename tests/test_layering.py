@@ -134,9 +134,12 @@ import numpy, torch
 import safetensors.torch
 os.chdir({str(tmp_path)!r})
 def look():
-    return (dict(os.environ), torch.get_rng_state().tolist(), random.getstate(), len(warnings.filters),
-            torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled(),
-            logging.getLogger().handlers[:], threading.active_count(), sys.excepthook, os.listdir('.'), numpy.random.get_state()[1].tolist())
+    return (
+        dict(os.environ), torch.get_rng_state().tolist(), random.getstate(), len(warnings.filters),
+        torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled(), sys.excepthook,
+        logging.getLogger().handlers[:], threading.active_count(), os.listdir('.'),
+        numpy.random.get_state()[1].tolist(),
+    )
 before = look()
 import glora
 assert look() == before

@@ -163,15 +163,10 @@ def load_supernet(net: GLoRAModel, path: str | Path) -> dict[str, Any]:
     """
     metadata, tensors = _read(path, "supernet")
     values = metadata.values
-    found = {
-        "space": net.space.to_dict(),
-        "layers": list(net.layers),
-        "gains": {name: layer.support.gains for name, layer in net.layers.items()},
-    }
-    for key, value in found.items():
-        if values.get(key) != value:
-            raise CheckpointError(f"{path} is a supernet with another {key}: adapt the model with the same settings")
-    _check_fingerprint(net, values, path)
+    _check_setting("space", net.space.to_dict(), values, path)
+    _check_setting("layers", list(net.layers), values, path)
+    _check_fingerprint(net, values, path)  # before the gains, which follow from the weights
+    _check_setting("gains", {name: layer.support.gains for name, layer in net.layers.items()}, values, path)
     expected: dict[str, Tensor] = {}
     for name, layer in net.layers.items():
         expected |= {f"layers.{name}.{key}": value for key, value in layer.support.named_parameters()}
@@ -293,6 +288,11 @@ def _read(path: str | Path, kind: str) -> tuple[Metadata, dict[str, Tensor]]:
         if not _is_finite(tensor):
             raise CheckpointError(f"{path}: {key} is not finite")
     return metadata, tensors
+
+
+def _check_setting(key: str, own: Any, values: Mapping[str, Any], path: str | Path) -> None:
+    if values.get(key) != own:
+        raise CheckpointError(f"{path} is a supernet with another {key}: adapt the model with the same settings")
 
 
 def _check_fingerprint(net: GLoRAModel, values: Mapping[str, Any], path: str | Path) -> None:

@@ -6,6 +6,7 @@ import copy
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -312,6 +313,14 @@ class GLoRAModel(nn.Module):
             for name, layer in structure.items()
             if not self.layers[name].shape.has_bias and (layer.C.kind != "none" or layer.E.kind != "none")
         )
+
+    def save(
+        self, path: str | Path, structure: Structure | None = None, extra: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write the adapter file of one subnet, the active one if None; see :func:`glora.checkpoint.save`."""
+        from glora.checkpoint import save  # here, because what checkpoints hold is a GLoRAModel
+
+        save(self, path, structure, extra)
 
     def eject(self) -> nn.Module:
         """Give the untouched pretrained model back, head included, bit for bit; this object is spent then."""
