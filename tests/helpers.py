@@ -61,10 +61,10 @@ def randomise(layer: nn.Module, seed: int = 0, scale: float = 0.3) -> None:
 
 @torch.no_grad()
 def randomise_backbone(model: nn.Module, seed: int = 0) -> None:
-    """Give norms, biases and other vectors random values, without which D and vector B have hardly any effect."""
+    """Give norms, biases and matrices of zeros random values, without which D and vector B have hardly any effect."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
-        if parameter.ndim <= 1:
+        if parameter.ndim <= 1 or not parameter.any():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
 
 
