@@ -160,11 +160,16 @@ class SearchSpace:
             raise StructureError(f"a search space has no entry {unknown[0]!r}: it has rank, A to E and layers")
         return cls(**value)
 
+    def _key(self) -> tuple[object, ...]:
+        # The order of the patterns counts, as the first that matches does.
+        layers = tuple((pattern, tuple(sorted(changed.items()))) for pattern, changed in self.layers.items())
+        return (self.rank, tuple(self.forms.items()), layers)
+
     def __eq__(self, other: object) -> bool:
-        return self.to_dict() == other.to_dict() if isinstance(other, SearchSpace) else NotImplemented
+        return self._key() == other._key() if isinstance(other, SearchSpace) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash(str(self.to_dict()))
+        return hash(self._key())
 
     def __repr__(self) -> str:
         parts = [f"{t}=[{', '.join(map(str, forms))}]" for t, forms in self.forms.items()]
@@ -184,7 +189,7 @@ class BoundSpace:
         bias: ``"create"`` or ``"keep"``, for layers without a bias.
 
     Raises:
-        StructureError: for a pattern of the space that matches no layer, or a layer left without any choice.
+        StructureError: for a pattern of the space that matches no layer.
     """
 
     __slots__ = ("_choices", "_costs", "bias", "shapes", "space")
