@@ -87,6 +87,14 @@ def test_initial_structures_come_first_and_count_once() -> None:
     assert len({c.structure for c in found.history}) == len(found.history) == 100
 
 
+def test_initial_structures_are_not_drawn_again() -> None:
+    space = two_layers()
+    scalars = [Structure({"blocks.1.fc": LayerStructure(**{tensor: "scalar"})}) for tensor in "ABDE"]
+    found = run_search(Evolution(space, 1, generations=2, initial=scalars), Planted(space))
+    assert [c.structure for c in found.history[:4]] == scalars
+    assert len({c.structure for c in found.history}) == len(found.history) == 9
+
+
 def test_initial_structures_tell_searches_apart() -> None:
     space = two_layers()
     one, other = Structure(), Structure({"blocks.0.fc": LayerStructure(E="vector")})

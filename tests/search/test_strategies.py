@@ -176,6 +176,7 @@ def test_settings_are_plain_and_tell_searches_apart(make: Make) -> None:
         "budget": make(space, 61, seed=1),
         "space": make(bound((12, 8), (6, 12), space=SearchSpace(3)), 60, seed=1),
         "layers": make(bound((12, 8), (6, 13)), 60, seed=1),
+        "bias": make(space.space.bind(space.shapes, "keep"), 60, seed=1),
     }
     for name, other in others.items():
         assert [key for key in settings if settings[key] != other.settings[key]] == [name]
