@@ -1,0 +1,94 @@
+"""Accuracy and loss of a model, or of one subnet of a supernet, on labelled samples: deterministic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from glora.data.samples import Samples
+from glora.errors import DataError
+from glora.model import GLoRAModel
+from glora.search.score import Score
+from glora.structure import Structure
+from glora.train.settings import Precision
+
+__all__ = ["Evaluator", "autocast", "evaluate", "logits_of", "predict_logits"]
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits (N, classes) in what a model's forward gave: a tensor, or an object with ``logits``.
+
+    Raises:
+        DataError: if there are none.
+    """
+    logits = getattr(output, "logits", output)
+    if not isinstance(logits, Tensor):
+        raise DataError(f"the model gives a {type(output).__name__}: neither a tensor nor an object with .logits")
+    return logits
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """The autocast context of a precision; does nothing for fp32."""
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype, enabled=precision != "fp32")
+
+
+@torch.no_grad()
+def predict_logits(model: nn.Module, samples: Samples, batch_size: int = 50, precision: Precision = "fp32") -> Tensor:
+    """Logits of all samples in order, (N, classes) float32 on the CPU, in eval mode, which is left as it was."""
+    device = next(model.parameters()).device
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    found = []
+    try:
+        with autocast(device, precision):
+            for start in range(0, len(samples), batch_size):
+                indices = torch.arange(start, min(start + batch_size, len(samples)))
+                found.append(logits_of(model(samples.inputs(indices).to(device))).float().cpu())
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return torch.cat(found)
+
+
+def evaluate(model: nn.Module, samples: Samples, batch_size: int = 50, precision: Precision = "fp32") -> Score:
+    """Top-1 accuracy and mean cross-entropy of ``model`` on ``samples``.
+
+    Args:
+        model: gives logits; a ``GLoRAModel`` is evaluated as its active structure is.
+        samples: inputs with labels.
+        batch_size: 25 to 50 is fastest on a CPU; the result does not depend on it but for rounding.
+        precision: as in training.
+
+    Raises:
+        DataError: if there are no samples, or a label has no logit.
+    """
+    if len(samples) == 0:
+        raise DataError("there are no samples to evaluate on")
+    logits = predict_logits(model, samples, batch_size, precision)
+    labels = samples.labels.cpu()
+    if int(labels.max()) >= logits.shape[1]:
+        raise DataError(f"label {int(labels.max())} has no logit: the model's head has {logits.shape[1]} outputs")
+    accuracy = (logits.argmax(1) == labels).double().mean().item()
+    return Score(accuracy, F.cross_entropy(logits.double(), labels).item(), len(labels))
+
+
+class Evaluator:
+    """Scores structures of one supernet on fixed samples: the bridge between a search and a model (final).
+
+    Each structure is folded into plain weights first, so that an evaluation costs what a plain model's does.
+    """
+
+    def __init__(self, net: GLoRAModel, samples: Samples, batch_size: int = 50, precision: Precision = "fp32") -> None:
+        self.net = net
+        self.samples = samples
+        self.batch_size = batch_size
+        self.precision: Precision = precision
+
+    def __call__(self, structure: Structure) -> Score:
+        """Validation accuracy and loss with inherited weights; nothing is trained."""
+        with self.net.folded(structure):
+            return evaluate(self.net, self.samples, self.batch_size, self.precision)

@@ -1,0 +1,8 @@
+"""Training: the recipe, the supernet's loop, and what resuming needs."""
+
+from __future__ import annotations
+
+from glora.train.settings import TrainSettings
+from glora.train.supernet import EpochRecord, train_supernet
+
+__all__ = ["EpochRecord", "TrainSettings", "train_supernet"]

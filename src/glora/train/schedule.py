@@ -1,0 +1,42 @@
+"""The learning rate of an epoch, and the random draws of a step: both functions of the step alone.
+
+Nothing here has a state, so a resumed run needs none restored and all processes draw alike.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+
+from glora.space import BoundSpace
+from glora.structure import Structure
+from glora.train.settings import TrainSettings
+
+__all__ = ["draw_structure", "image_order", "learning_rate"]
+
+
+def learning_rate(settings: TrainSettings, progress: float) -> float:
+    """Linear warm-up, then cosine to ``min_lr``.
+
+    Args:
+        settings: the recipe.
+        progress: epochs done, with fractions.
+    """
+    warmup = min(settings.warmup_epochs, settings.epochs / 10)
+    low = min(settings.min_lr, settings.lr)
+    if progress < warmup:
+        start = min(settings.warmup_lr, settings.lr)
+        return start + (settings.lr - start) * progress / warmup
+    return low + (settings.lr - low) * (1 + math.cos(math.pi * progress / settings.epochs)) / 2
+
+
+def draw_structure(bound: BoundSpace, seed: int, step: int) -> Structure:
+    """The structure of training step ``step``: every form uniform and independent, from a generator of its own."""
+    return bound.sample(random.Random(f"structure {seed} {step}"))
+
+
+def image_order(count: int, seed: int, epoch: int) -> list[int]:
+    """A permutation of the training set for ``epoch``."""
+    order = list(range(count))
+    random.Random(f"order {seed} {epoch}").shuffle(order)
+    return order
