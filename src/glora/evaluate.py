@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from glora.data.samples import Samples
 from glora.errors import DataError
 from glora.model import GLoRAModel
+from glora.precision import Precision, autocast
 from glora.search.score import Score
 from glora.structure import Structure
-from glora.train.settings import Precision
 
-__all__ = ["Evaluator", "autocast", "evaluate", "logits_of", "predict_logits"]
+__all__ = ["Evaluator", "evaluate", "logits_of", "predict_logits"]
 
 
 def logits_of(output: Any) -> Tensor:
@@ -28,12 +28,6 @@ def logits_of(output: Any) -> Tensor:
     if not isinstance(logits, Tensor):
         raise DataError(f"the model gives a {type(output).__name__}: neither a tensor nor an object with .logits")
     return logits
-
-
-def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """The autocast context of a precision; does nothing for fp32."""
-    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
-    return torch.autocast(device.type, dtype, enabled=precision != "fp32")
 
 
 @torch.no_grad()

@@ -13,8 +13,8 @@ from torch import Tensor
 from glora.data.samples import Samples, as_samples
 from glora.evaluate import Evaluator
 from glora.model import GLoRAModel
+from glora.precision import Precision
 from glora.search import Candidate, Evolution, SearchResult, run_search
-from glora.train.settings import Precision
 
 __all__ = ["search"]
 

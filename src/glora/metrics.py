@@ -33,8 +33,8 @@ class Metrics:
         self.values = values
 
     @classmethod
-    def open(cls, path: Path, about: dict[str, Any]) -> Metrics:
-        """Read the file, if it is there; ``about`` describes the run.
+    def open(cls, path: Path) -> Metrics:
+        """Read the file, if it is there.
 
         Raises:
             CheckpointError: if it is damaged.
@@ -45,7 +45,7 @@ class Metrics:
                 values = json.loads(path.read_text(encoding="utf-8"))
             except json.JSONDecodeError as error:
                 raise CheckpointError(f"{path} is no readable JSON ({error}): delete it") from error
-        return cls(path, {**values, **about})
+        return cls(path, values)
 
     def update(self, **values: Any) -> None:
         """Set entries and write the file."""
@@ -58,7 +58,7 @@ class Metrics:
 
     def add_seconds(self, stage: str, seconds: float) -> None:
         """Add to what a stage has taken."""
-        self.values["seconds"][stage] = round(self.seconds(stage) + seconds, 1)
+        self.values["seconds"][stage] = round(self.seconds(stage) + seconds, 3)
         self.update()
 
     def has(self, method: str) -> bool:

@@ -11,7 +11,7 @@ from glora.data.listing import Listing, Part
 from glora.data.splits import stratified_split
 from glora.errors import DataError
 
-__all__ = ["list_folder"]
+__all__ = ["has_splits", "images_in", "list_folder", "list_whole"]
 
 _ALIASES = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
 _MEND = "mend or remove it, or go on without it (--skip-bad)"
@@ -45,7 +45,7 @@ def list_folder(
         raise DataError(f"{root}: {'is no folder' if root.exists() else 'no such folder'}")
     folders = _folders(root)
     if not folders:
-        loose = next(_images(root), None)
+        loose = next(images_in(root), None)
         holds = "holds images but no class folders" if loose else "holds no class folders"
         raise DataError(f"{root}: {holds}: sort the images into {root}/<class>/")
     skipped = _check_loose_files(root, skip_bad)
@@ -63,6 +63,31 @@ def list_folder(
     cut, layout = _cut(parts, classes, seed, val_fraction, test_fraction)
     name = root.resolve().name
     return Listing(name, layout, classes, cut["train"], cut["val"], cut.get("test"), tuple(skipped))
+
+
+def has_splits(root: str | Path) -> bool:
+    """Whether a folder holds ``train/<class>/*`` rather than ``<class>/*``."""
+    root = Path(root)
+    return root.is_dir() and bool(_split_folders(root, _folders(root)))
+
+
+def list_whole(root: str | Path, *, skip_bad: bool = False) -> tuple[tuple[str, ...], Part]:
+    """List ``root/<class>/**`` as one part, to evaluate on; a class may have a single image.
+
+    Returns:
+        The classes and the images.
+
+    Raises:
+        DataError: one line naming the file or folder at fault and what to do.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise DataError(f"{root}: {'is no folder' if root.exists() else 'no such folder'}")
+    classes = tuple(folder.name for folder in _folders(root))
+    if not classes:
+        raise DataError(f"{root}: holds no class folders: sort the images into {root}/<class>/")
+    _check_loose_files(root, skip_bad)
+    return classes, _list_part(root, root, classes, must_fill=False, skip_bad=skip_bad)[0]
 
 
 def _cut(
@@ -123,7 +148,7 @@ def _list_part(
     for class_folder in _folders(folder):
         if class_folder.name not in classes:
             raise DataError(f"{class_folder}: class {class_folder.name!r} has no folder in train")
-        usable, bad = _check_files(list(_images(class_folder)), skip_bad)
+        usable, bad = _check_files(list(images_in(class_folder)), skip_bad)
         skipped += bad
         if not usable and must_fill:
             why = f"none of its {len(bad)} images can be read" if bad else "holds no images"
@@ -164,7 +189,7 @@ def _folders(folder: Path) -> list[Path]:
     return [path for path in _visible(folder) if path.is_dir()]
 
 
-def _images(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
+def images_in(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
     """All image files in a folder and its sub-folders, sorted within each."""
     status = os.stat(folder)
     identity = (status.st_dev, status.st_ino)
@@ -172,7 +197,7 @@ def _images(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> It
         return  # a link to a folder above
     for path in _visible(folder):
         if path.is_dir():
-            yield from _images(path, above | {identity})
+            yield from images_in(path, above | {identity})
         elif _is_image(path):
             yield path
 

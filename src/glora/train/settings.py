@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from glora.errors import ConfigError
+from glora.precision import Precision
 
-__all__ = ["Precision", "TrainSettings"]
-
-Precision = Literal["fp32", "bf16", "fp16"]
+__all__ = ["TrainSettings"]
 
 
 @dataclass(frozen=True, kw_only=True)

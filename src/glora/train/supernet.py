@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from glora.checkpoint import fingerprint
 from glora.data.samples import Samples, as_samples
 from glora.errors import ConfigError, DataError, GloraError, TargetError
-from glora.evaluate import Evaluator, autocast, logits_of
+from glora.evaluate import Evaluator, logits_of
 from glora.model import GLoRAModel
+from glora.precision import autocast
 from glora.train.probes import probe_structures
 from glora.train.schedule import draw_structure, image_order, learning_rate
 from glora.train.settings import TrainSettings

@@ -1,0 +1,325 @@
+"""The commands: each is a function, and its docstring is its help."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from glora.checkpoint import read_metadata, save_merged
+from glora.cli import info as info_
+from glora.cli.console import ConsoleProgress, print_lines, print_results, print_table
+from glora.comparison import Comparison
+from glora.config import RunConfig, parse_count
+from glora.data import Preprocessing
+from glora.demo import demo_config
+from glora.errors import CheckpointError, ConfigError
+from glora.evaluate import evaluate
+from glora.files import replacing
+from glora.inference import labelled_part, open_adapter, open_classifier
+from glora.inference import predict as classify
+from glora.metrics import Metrics
+from glora.precision import Precision, native_precision
+from glora.report import write_report
+from glora.run import Run
+from glora.space import BiasPolicy
+from glora.verify import verified_merge
+
+__all__ = ["COMMANDS"]
+
+AnyPrecision = Literal["auto", "fp32", "bf16", "fp16"]
+# Of the noise that a merge is verified on where there are no images.
+_NOISE = 8
+
+
+def run(config: RunConfig, line: str = "", json: bool = False) -> None:
+    """Adapt a model to a folder of images: train the supernet, search, merge, compare, test once, report.
+
+    Killed at any moment and started again with the same command, it goes on where it was and ends with the same files.
+
+    Args:
+        config: all settings.
+        line: the command as it was given, for the report.
+        json: print the results as JSON.
+    """
+    made = Run(config, ConsoleProgress(), line)
+    made.train()
+    made.search()
+    made.merge()
+    comparison = Comparison(made)
+    comparison.validate()
+    comparison.test()
+    made.report()
+    print_table(made.folder, made.metrics.values, json)
+
+
+def train(config: RunConfig, line: str = "", json: bool = False) -> None:
+    """Train the supernet only; glora search RUN goes on from there.
+
+    Args:
+        config: all settings.
+        line: the command as it was given, for the report.
+        json: print the results as JSON.
+    """
+    made = Run(config, ConsoleProgress(), line)
+    made.train()
+    result = {"supernet": str(made.folder / "supernet.safetensors"), "report": str(made.report())}
+    print_results(result | {"next": f"glora search {made.folder}"}, json)
+
+
+def search(
+    run: str,
+    out: str | None = None,
+    budget: int | str | None = None,
+    generations: int | None = None,
+    population: int | None = None,
+    finetune_epochs: int | None = None,
+    json: bool = False,
+) -> None:
+    """Search a trained supernet for the best structure within a budget, and write its adapter file.
+
+    Args:
+        run: a run folder with a trained supernet.
+        out: a new run folder, to search the same supernet once more with other settings.
+        budget: most adapter parameters, such as 300k; as in the run if not given, and so is what follows.
+        generations: of the evolution, after a first one of random structures.
+        population: candidates in a generation.
+        finetune_epochs: further epochs for the chosen subnet alone.
+        json: print the results as JSON.
+    """
+    given = {
+        "budget": None if budget is None else parse_count(budget),
+        "generations": generations,
+        "population": population,
+        "finetune_epochs": finetune_epochs,
+    }
+    config = _searched_anew(RunConfig.load(run), {key: v for key, v in given.items() if v is not None}, out)
+    made = Run(config, ConsoleProgress())
+    best = made.search().best
+    made.tune()
+    result = {
+        "val_accuracy": best.score.accuracy,
+        "parameters": best.size,
+        "structure": str(made.folder / "structure.json"),
+        "adapter": str(made.folder / "adapter.safetensors"),
+        "report": str(made.report()),
+    }
+    print_results(result | {"next": f"glora merge {made.folder}"}, json)
+
+
+def _searched_anew(config: RunConfig, given: dict[str, Any], out: str | None) -> RunConfig:
+    """The settings of a search of a run's supernet, in its folder or a new one, which is made."""
+    changed, source = replace(config, **given), config.folder
+    if out is None:
+        if changed != config:
+            if (source / "search.jsonl").is_file():
+                raise ConfigError(
+                    f"{source} has been searched already: give --out NEW to search its supernet once more"
+                )
+            changed.save(source)
+        return changed
+    changed = replace(changed, out=out)
+    if not (changed.folder / "config.yaml").is_file():
+        if not (source / "supernet.safetensors").is_file():
+            raise ConfigError(f"{source} has no trained supernet yet: glora search {source} without --out trains it")
+        for name in ("supernet.safetensors", "train.jsonl"):
+            with replacing(changed.folder / name) as temporary:
+                shutil.copyfile(source / name, temporary)
+        seconds = Metrics.open(source / "metrics.json").seconds("supernet")
+        Metrics.open(changed.folder / "metrics.json").add_seconds("supernet", seconds)
+        changed.save(changed.folder)
+    return changed
+
+
+def merge(
+    source: str, out: str | None = None, alpha: float = 1.0, checkpoint: str | None = None, json: bool = False
+) -> None:
+    """Fold an adapter into the weights: the plain model's state dict, verified against the adapted model.
+
+    Args:
+        source: a run folder or an adapter file.
+        out: the merged file; merged.safetensors in the run folder, or beside the adapter file, if not given.
+        alpha: interpolates between the pretrained (0) and the tuned weights (1), which helps under a shift of domain.
+        checkpoint: local weights of the backbone, if they lie elsewhere than in training.
+        json: print the results as JSON.
+    """
+    path = _adapter_of(source)
+    net = open_adapter(path, checkpoint)
+    values = read_metadata(path).values
+    size = Preprocessing.from_dict(values["preprocessing"]).size
+    noise = torch.randn(_NOISE, 3, size, size, generator=torch.Generator().manual_seed(0))
+    plain, figures = verified_merge(net, noise, alpha)
+    name = "merged.safetensors" if path.name == "adapter.safetensors" else f"{path.stem}-merged.safetensors"
+    target = path.with_name(name) if out is None else Path(out)
+    about = {key: values[key] for key in ("backbone", "backbone_arguments", "classes", "preprocessing", "structure")}
+    save_merged(plain, target, about | {"alpha": alpha, "verification": figures})
+    result: dict[str, Any] = {"merged": str(target), "alpha": alpha, **figures}
+    print_results(result | {"created_biases": list(net.created_biases())}, json)
+
+
+def eval_(
+    source: str,
+    data: str | None = None,
+    split: Literal["train", "val", "test", "all"] | None = None,
+    checkpoint: str | None = None,
+    batch_size: int = 50,
+    precision: AnyPrecision = "auto",
+    skip_bad: bool = False,
+    json: bool = False,
+) -> None:
+    """Accuracy and loss of an adapter or merged file on labelled images; a run folder remembers that it was tested.
+
+    Args:
+        source: a run folder, an adapter file or a merged file.
+        data: as for glora run; a run folder's own data if not given. A folder without splits is taken as a whole.
+        split: part of the data; test if not given.
+        checkpoint: local weights of the backbone, if they lie elsewhere than in training.
+        batch_size: images in a forward.
+        precision: of the forward.
+        skip_bad: go on without files that are no readable images.
+        json: print the results as JSON.
+    """
+    folder = Path(source) if Path(source).is_dir() else None
+    cut: dict[str, Any] = {}
+    if data is None:
+        if folder is None:
+            raise ConfigError("say what to evaluate on: --data DIR")
+        config = RunConfig.load(folder)
+        data, skip_bad = config.data, skip_bad or config.skip_bad
+        cut = {key: getattr(config, key) for key in ("seed", "val_fraction", "test_fraction")}
+    classifier = open_classifier(source, checkpoint)
+    samples, part = labelled_part(classifier, data, split, skip_bad=skip_bad, **cut)
+    score = evaluate(classifier.model, samples, batch_size, _resolved(precision))
+    result = {
+        "file": str(classifier.file),
+        "data": data,
+        "split": part,
+        "images": len(samples),
+        "accuracy": score.accuracy,
+        "standard_error": (score.accuracy * (1 - score.accuracy) / len(samples)) ** 0.5,
+        "loss": score.loss,
+        "skipped": len(samples.skipped),
+    }
+    if folder is not None:
+        metrics = Metrics.open(folder / "metrics.json")
+        looked = {"tested": True} if part in ("test", "all") else {}
+        metrics.update(evaluations=[*metrics.values.get("evaluations", []), result], **looked)
+    print_results(result, json)
+
+
+def predict(
+    source: str,
+    images: list[str],
+    top: int = 1,
+    checkpoint: str | None = None,
+    batch_size: int = 50,
+    precision: AnyPrecision = "auto",
+    skip_bad: bool = False,
+    json: bool = False,
+) -> None:
+    """Class and probability of images, one line each: path, class, probability, separated by tabs.
+
+    Args:
+        source: a run folder, an adapter file or a merged file.
+        images: image files, or folders of them.
+        top: how many of the likeliest classes to print for each image.
+        checkpoint: local weights of the backbone, if they lie elsewhere than in training.
+        batch_size: images in a forward.
+        precision: of the forward.
+        skip_bad: go on without files that are no readable images.
+        json: print one JSON object a line.
+    """
+    if top < 1 or batch_size < 1:
+        raise ConfigError("--top and --batch-size are 1 or more")
+    progress = ConsoleProgress()
+    found = classify(
+        open_classifier(source, checkpoint),
+        images,
+        top=top,
+        batch_size=batch_size,
+        precision=_resolved(precision),
+        skip_bad=skip_bad,
+        on_skip=lambda path, reason: progress.say(f"skipped {path}: {reason}"),
+    )
+    print_lines(((prediction.image, prediction.classes) for prediction in found), json)
+
+
+def info(
+    source: str,
+    classes: int = 10,
+    size: int | None = None,
+    rank: int = 4,
+    space: str | dict[str, Any] = "default",
+    layers: str | None = None,
+    bias: BiasPolicy = "create",
+    json: bool = False,
+) -> None:
+    """What would be adapted in a model, at what cost, and what budgets are feasible; or what a file of ours holds.
+
+    Args:
+        source: a model's name as for glora run, whose weights are not needed; or a run folder or one of its files.
+        classes: number of classes, for the size of the head.
+        size: side of the input images in pixels.
+        rank: rank of the low-rank forms in the search space.
+        space: as for glora run.
+        layers: as for glora run.
+        bias: as for glora run.
+        json: print JSON, with every layer.
+    """
+    if (path := Path(source)).exists() and not source.startswith("hf:"):
+        info_.print_file(_adapter_of(source) if path.is_dir() else path, json)
+    else:
+        config = RunConfig(data="-", model=source, size=size, rank=rank, space=space, layers=layers, bias=bias)
+        info_.print_model(config, classes, json)
+
+
+def report(run: str, json: bool = False) -> None:
+    """Write the report of a run folder, one self-contained HTML page, from whatever is there.
+
+    Args:
+        run: a run folder, finished or not.
+        json: print the results as JSON.
+    """
+    RunConfig.load(run)
+    print_results({"report": str(write_report(Path(run)))}, json)
+
+
+def demo(out: str = "runs/demo", json: bool = False) -> None:
+    """The whole road in about ten minutes on two CPU cores: handwritten digits, a DINOv2 that needs no model hub.
+
+    Args:
+        out: the run folder; an unfinished demo found there goes on.
+        json: print the results as JSON.
+    """
+    run(demo_config(out), f"glora demo --out {out}", json)
+
+
+def _adapter_of(source: str) -> Path:
+    path = Path(source)
+    if not path.is_dir():
+        return path
+    if not (path / "adapter.safetensors").is_file():
+        raise CheckpointError(f"{path} has no adapter.safetensors: glora search {path} makes it")
+    return path / "adapter.safetensors"
+
+
+def _resolved(precision: AnyPrecision) -> Precision:
+    return native_precision() if precision == "auto" else precision
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "run": run,
+    "train": train,
+    "search": search,
+    "merge": merge,
+    "eval": eval_,
+    "predict": predict,
+    "info": info,
+    "report": report,
+    "demo": demo,
+}
+"""The functions behind the commands, by name."""

@@ -1,0 +1,217 @@
+"""Every setting of a run, in one typed value shared by Python, YAML files and command-line flags."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from glora import presets
+from glora.errors import ConfigError
+from glora.files import write_text
+from glora.gains import GainPolicy
+from glora.precision import native_precision
+from glora.space import BiasPolicy, SearchSpace
+from glora.train.settings import TrainSettings
+
+__all__ = ["RunConfig", "parse_count"]
+
+_PRESET = re.compile(r"(lora|repadapter)-([1-9]\d*)|(ssf|ia3|bitfit|prompt|frozen)")
+_SUFFIXES = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
+
+
+def parse_count(text: str | int | float) -> int:
+    """Read a number of parameters: ``300000``, ``"300k"``, ``"0.3M"``.
+
+    Raises:
+        ConfigError: if it is none.
+    """
+    found = re.fullmatch(r"([0-9][0-9_,]*(?:\.[0-9]+)?)([kKmMbB]?)", str(text).strip())
+    if not found:
+        raise ConfigError(f"budget {text!r} is no number of parameters: write 300000, 300k or 0.3M")
+    return round(float(re.sub("[_,]", "", found[1])) * _SUFFIXES[found[2].lower()])
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """All settings of ``glora run``.
+
+    Args:
+        data: a folder DIR/CLASS/*.jpg or DIR/{train,val,test}/CLASS/*.jpg, the folder of a VTAB-1k data set, or
+            "digits".
+        model: a timm name, "hf:NAME" or "hf:FOLDER" for transformers, or "offline/dinov2-small", which needs no hub.
+        out: the run folder, runs/NAME-OF-THE-DATA if not given; an unfinished run found there goes on.
+        checkpoint: local weights (.safetensors, .npz, .pth) for a timm model, instead of the hub's.
+        size: side of the square input images in pixels, the model's own if not given; cost grows with its square.
+        budget: most adapter parameters of the chosen subnet, such as 300k or 0.3M; unlimited if not given.
+        rank: rank of the low-rank forms in the search space.
+        space: "default", "paper" (C may be low-rank too), a mapping of forms by support tensor in YAML, or a preset
+            (lora-8, ssf, ia3, bitfit, prompt, repadapter-8, frozen), which is trained alone and not searched.
+        layers: glob over names of layers to adapt, such as "blocks.*.attn.*"; all supported layers if not given.
+        gains: "balanced", or "paper" for the released code's (then lower lr to 1e-4).
+        bias: for layers without a bias, "create" one when C or E act, or "keep" them without.
+        epochs: passes over the training set, for the supernet and for each baseline.
+        lr: peak learning rate of AdamW.
+        weight_decay: of AdamW.
+        warmup_epochs: epochs of linear warm-up, at most a tenth of all.
+        batch_size: images in a training step.
+        eval_batch_size: images in a forward of an evaluation; 25 to 50 is fastest on a CPU.
+        drop_path: rate of stochastic depth in training; 0 for models that have none.
+        precision: "auto" for bf16 where the device has it in hardware and fp32 elsewhere, or fp32, bf16, fp16.
+        generations: of the evolutionary search, after a first one of random structures.
+        population: candidates in a generation.
+        parents: best candidates ever that the next generation is bred from.
+        mutants: of a generation, made by mutation.
+        crossovers: of a generation, made by crossover.
+        mutation: probability with which a mutation redraws each form.
+        finetune_epochs: further passes over the training set for the chosen subnet alone, from the supernet's weights.
+        baselines: also train a linear probe and a uniform LoRA of at least the found size, equally long.
+        random_subnets: random subnets within the budget to compare with.
+        val_fraction: share of the training images held out for validation, where there is no split.
+        test_fraction: share of the images held out for the test, where there is no split.
+        skip_bad: go on without files that are no readable images, and count them.
+        seed: of everything that is drawn.
+
+    Raises:
+        ConfigError: for a setting that is out of range.
+        StructureError: for a space that cannot be.
+    """
+
+    data: str
+    model: str
+    out: str | None = None
+    checkpoint: str | None = None
+    size: int | None = None
+    budget: int | str | None = None
+    rank: int = 4
+    space: str | dict[str, Any] = "default"
+    layers: str | None = None
+    gains: GainPolicy = "balanced"
+    bias: BiasPolicy = "create"
+    epochs: int = 100
+    lr: float = 1e-3
+    weight_decay: float = 1e-4
+    warmup_epochs: int = 10
+    batch_size: int = 64
+    eval_batch_size: int = 50
+    drop_path: float = 0.1
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    generations: int = 20
+    population: int = 50
+    parents: int = 10
+    mutants: int = 25
+    crossovers: int = 25
+    mutation: float = 0.2
+    finetune_epochs: int = 0
+    baselines: bool = True
+    random_subnets: int = 20
+    val_fraction: float = 0.2
+    test_fraction: float = 0.2
+    skip_bad: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.precision == "auto":
+            object.__setattr__(self, "precision", native_precision())
+        if self.budget is not None:
+            object.__setattr__(self, "budget", parse_count(self.budget))
+        if self.out is None:
+            object.__setattr__(self, "out", str(Path("runs") / (Path(self.data).resolve().name or "run")))
+        for name, least in (("eval_batch_size", 1), ("finetune_epochs", 0), ("random_subnets", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {least} or more, not {getattr(self, name)}")
+        self.search_space()
+        self.train_settings()
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(str(self.out))
+
+    @property
+    def limit(self) -> int | None:
+        """The budget as a number, or None."""
+        return None if self.budget is None else parse_count(self.budget)
+
+    def search_space(self) -> SearchSpace:
+        """The search space that ``space`` and ``rank`` name.
+
+        Raises:
+            ConfigError: if there is none of that name.
+        """
+        if isinstance(self.space, dict):
+            return SearchSpace.from_dict({"rank": self.rank} | self.space)
+        if self.space == "default":
+            return SearchSpace(self.rank)
+        if self.space == "paper":
+            return SearchSpace.paper(self.rank)
+        found = _PRESET.fullmatch(self.space)
+        if not found:
+            raise ConfigError(
+                f"space {self.space!r} is unknown: default, paper, lora-<r>, repadapter-<r>, ssf, ia3, bitfit, prompt "
+                "or frozen"
+            )
+        ranked, rank, plain = found.groups()
+        point: SearchSpace = getattr(presets, ranked)(int(rank)) if ranked else getattr(presets, plain)()
+        return point
+
+    def train_settings(self, epochs: int | None = None) -> TrainSettings:
+        """The part that concerns training; for another number of epochs, if given."""
+        return TrainSettings(
+            epochs=self.epochs if epochs is None else epochs,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            warmup_epochs=self.warmup_epochs,
+            batch_size=self.batch_size,
+            precision=native_precision() if self.precision == "auto" else self.precision,
+            seed=self.seed,
+        )
+
+    def check(self, folder: Path) -> None:
+        """Raise ConfigError, naming the setting, if the folder holds a run with another one."""
+        path = folder / "config.yaml"
+        there = self._read(path) if path.is_file() else {}
+        for key, value in asdict(self).items():
+            if key != "out" and key in there and there[key] != value:
+                raise ConfigError(
+                    f"{folder} holds a run with {key}={there[key]}, now it is {value}: "
+                    "give the same settings to go on with it, or another --out"
+                )
+
+    def save(self, folder: Path) -> None:
+        """Write all settings, resolved, to the folder's ``config.yaml``."""
+        text = yaml.safe_dump(asdict(self), sort_keys=False, allow_unicode=True)
+        path = folder / "config.yaml"
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> RunConfig:
+        """Read the settings of a run folder.
+
+        Raises:
+            ConfigError: if it is none, or its ``config.yaml`` is damaged.
+        """
+        path = Path(folder) / "config.yaml"
+        if not path.is_file():
+            raise ConfigError(
+                f"{folder} is no run folder: it has no config.yaml; make one with glora run or glora train"
+            )
+        values = cls._read(path)
+        try:
+            return cls(**(values | {"out": str(folder)}))
+        except TypeError as error:
+            raise ConfigError(f"{path}: {error}") from error
+
+    @staticmethod
+    def _read(path: Path) -> dict[str, Any]:
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is no readable YAML: {error}") from error
+        if not isinstance(values, dict):
+            raise ConfigError(f"{path} holds no settings")
+        return values

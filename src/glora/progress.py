@@ -1,0 +1,18 @@
+"""What a run tells while it works, whoever listens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+__all__ = ["Progress"]
+
+
+class Progress(Protocol):
+    """Told what happens; the command line shows it on stderr."""
+
+    def say(self, text: str) -> None:
+        """One line of news."""
+
+    def bar(self, label: str, total: int) -> Callable[[int, str], None]:
+        """Open a progress bar; call what it gives with (done, figure)."""

@@ -1,0 +1,280 @@
+"""The pipeline behind the commands: every stage reads and writes the run folder, and resumes from it."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from glora.backbones import Backbone, load_backbone
+from glora.checkpoint import load, load_supernet, save, save_merged, save_supernet
+from glora.config import RunConfig
+from glora.data import Preprocessing, Samples, label_data, list_data
+from glora.errors import ConfigError
+from glora.files import write_json, write_text
+from glora.find import search
+from glora.metrics import Metrics
+from glora.model import GLoRAModel, adapt
+from glora.progress import Progress
+from glora.report import write_report
+from glora.search import Candidate, SearchResult
+from glora.space import SearchSpace
+from glora.summary import layer_rows
+from glora.train import EpochRecord, TrainSettings, train_supernet
+from glora.verify import verified_merge
+
+__all__ = ["Run"]
+
+# How often the figures on file are brought up to date while a stage goes on.
+_LAP_SECONDS = 5.0
+
+
+class Run:
+    """One run folder and the stages that fill it (final).
+
+    Args:
+        config: all settings; written to the folder, or compared with what is there.
+        progress: told what happens.
+        command: the line that repeats the run, for the report.
+
+    Raises:
+        ConfigError: if the folder's run has other settings or was made from other data.
+        DataError, BackboneError, TargetError, BudgetError: for wrong input, before anything is trained.
+    """
+
+    def __init__(self, config: RunConfig, progress: Progress, command: str = "") -> None:
+        self.config, self.progress, self.folder = config, progress, config.folder
+        config.check(self.folder)
+        listing = list_data(
+            config.data,
+            seed=config.seed,
+            val_fraction=config.val_fraction,
+            test_fraction=config.test_fraction,
+            skip_bad=config.skip_bad,
+        )
+        self._classes = listing.classes
+        backbone = self._backbone()
+        self.preprocessing = Preprocessing.from_dict(backbone.preprocessing)
+        self.net = self._adapt(backbone, config.search_space())
+        if config.limit is not None:
+            self.net.bound.check_budget(config.limit)
+        self.data = label_data(listing, self.preprocessing, skip_bad=config.skip_bad)
+        if self.data.skipped:
+            progress.say(f"data: {len(self.data.skipped)} bad files skipped, the first is {self.data.skipped[0][0]}")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        config.save(self.folder)
+        self.metrics = Metrics.open(self.folder / "metrics.json")
+        self._describe(backbone, command)
+        self._trained = False
+        self._found: SearchResult | None = None
+        self._tuned: GLoRAModel | None = None
+
+    # Stages
+
+    def train(self) -> GLoRAModel:
+        """The trained supernet: trained now, gone on with, or read."""
+        if not self._trained:
+            path, state = self.folder / "supernet.safetensors", self.folder / "state.safetensors"
+            if path.is_file():
+                load_supernet(self.net, path)
+            else:
+                log = self.folder / "train.jsonl"
+                self.fit(self.net, "supernet", state, self.config.train_settings(), val=self.data.val, log=log)
+                save_supernet(self.net, path, self.extra())
+            state.unlink(missing_ok=True)
+            self._trained = True
+        return self.net
+
+    def search(self) -> SearchResult:
+        """Search the trained supernet, or go on, and write ``structure.json``."""
+        if self._found is None:
+            net, config = self.train(), self.config
+            with self._timed("search") as lap:
+                self._found = search(
+                    net,
+                    self.data.val,
+                    config.limit,
+                    generations=config.generations,
+                    population=config.population,
+                    parents=config.parents,
+                    mutants=config.mutants,
+                    crossovers=config.crossovers,
+                    probability=config.mutation,
+                    seed=config.seed,
+                    batch_size=config.eval_batch_size,
+                    precision=config.train_settings().precision,
+                    history=self.folder / "search.jsonl",
+                    on_candidate=self._shown(lap),
+                )
+            self._write_structure(self._found)
+        return self._found
+
+    def tune(self) -> GLoRAModel:
+        """The chosen subnet as ``adapter.safetensors`` holds it: with inherited weights, or fine-tuned from them."""
+        if self._tuned is None:
+            path = self.folder / "adapter.safetensors"
+            inherited, state = self.folder / "inherited.safetensors", self.folder / "finetune.safetensors"
+            if not path.is_file():
+                structure, epochs = self.search().best.structure, self.config.finetune_epochs
+                first = inherited if epochs else path
+                save(self.net, first, structure, self.extra())
+                if epochs:
+                    net = load(self._backbone().model, first)
+                    self.fit(net, "fine-tuning", state, self.config.train_settings(epochs))
+                    save(net, path, extra=self.extra())
+            inherited.unlink(missing_ok=True)
+            state.unlink(missing_ok=True)
+            # Read back, so that what is merged, tested and compared is what the file holds.
+            self._tuned = load(self._backbone().model, path)
+        return self._tuned
+
+    def merge(self) -> Path:
+        """Write ``merged.safetensors``, verified against the adapted model on validation images."""
+        path, net = self.folder / "merged.safetensors", self.tune()
+        inputs = self.data.val.inputs(torch.arange(min(len(self.data.val), self.config.eval_batch_size)))
+        plain, figures = verified_merge(net, inputs)
+        save_merged(plain, path, self.extra() | {"verification": figures})
+        self.metrics.update(verification=figures)
+        return path
+
+    def report(self) -> Path:
+        """Write ``report.html``."""
+        return write_report(self.folder)
+
+    # Parts, some of which the comparison with other methods needs too
+
+    def adapted(self, space: SearchSpace) -> GLoRAModel:
+        """The pretrained model once more, adapted with another space."""
+        return self._adapt(self._backbone(), space)
+
+    def fit(
+        self,
+        net: GLoRAModel,
+        label: str,
+        state: Path,
+        settings: TrainSettings,
+        *,
+        val: Samples | None = None,
+        log: Path | None = None,
+    ) -> None:
+        """Train on the training images with progress, counting the seconds under ``label``."""
+        bar = self.progress.bar(label, settings.epochs)
+        lines: list[str] = []
+        seen = ""
+
+        def show(record: EpochRecord) -> None:
+            nonlocal seen
+            if record.probes:
+                seen = f", probes {statistics.mean(record.probes.values()):.1%}"
+            bar(record.epoch, f"loss {record.loss:.3f}{seen}")
+            lines.append(f"{json.dumps(record.to_dict())}\n")
+            if log is not None:
+                write_text(log, "".join(lines))
+            lap()
+
+        with self._timed(label) as lap:
+            train_supernet(net, self.data.train, val, settings, state=state, on_epoch=show)
+
+    def extra(self) -> dict[str, Any]:
+        """What travels along in every file, so that it can be used without this folder."""
+        config = self.config
+        return {
+            "backbone": config.model,
+            "backbone_arguments": {"size": config.size, "checkpoint": config.checkpoint},
+            "classes": list(self._classes),
+            "preprocessing": self.preprocessing.to_dict(),
+        }
+
+    def _backbone(self) -> Backbone:
+        config = self.config
+        return load_backbone(
+            config.model,
+            num_classes=len(self._classes),
+            size=config.size,
+            checkpoint=config.checkpoint,
+            drop_path=config.drop_path,
+        )
+
+    def _adapt(self, backbone: Backbone, space: SearchSpace) -> GLoRAModel:
+        config = self.config
+        return adapt(
+            backbone.model,
+            space,
+            config.layers,
+            head=backbone.head,
+            num_classes=len(self._classes),
+            bias=config.bias,
+            gains=config.gains,
+            seed=config.seed,
+        )
+
+    def _shown(self, lap: Callable[[], None]) -> Callable[[Candidate], None]:
+        """What shows the progress of the search, candidate by candidate."""
+        bound, limit = self.net.bound, self.config.limit
+        within = "" if limit is None else f", the budget is {limit:,}"
+        self.progress.say(f"search: structures have {bound.smallest:,} to {bound.largest:,} parameters{within}")
+        bar = self.progress.bar("search", self.config.population * (self.config.generations + 1))
+        best: list[Candidate] = []
+
+        def show(candidate: Candidate) -> None:
+            if not best or candidate.rank_key() > best[0].rank_key():
+                best[:] = [candidate]
+            bar(candidate.index + 1, f"best {best[0].score.accuracy:.1%} with {best[0].size:,}")
+            lap()
+
+        return show
+
+    def _write_structure(self, found: SearchResult) -> None:
+        bound = self.net.bound
+        layers = [{key: row[key] for key in ("name", "kind", "out", "in", "bias")} for row in layer_rows(self.net)]
+        about = {"layers": layers, "space": bound.space.to_dict(), "budget": self.config.limit}
+        value = {"format": 1, **found.to_dict(), **about, "range": [bound.smallest, bound.largest]}
+        write_json(self.folder / "structure.json", value)
+
+    def _describe(self, backbone: Backbone, command: str) -> None:
+        """Enter what the run is made of, after checking that the data are those it began with."""
+        data = self.data.summary()
+        before = self.metrics.values.get("data", data)
+        if before["digest"] != data["digest"]:
+            raise ConfigError(
+                f"{self.folder} holds a run on other images of {self.config.data} (some were added, removed or moved "
+                "since): put them back, or start anew with another --out"
+            )
+        packages = ("glora", "torch", "timm", "torchvision")
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+        self.metrics.update(
+            title=f"{self.data.name} with {self.config.model}",
+            backbone=self.config.model,
+            backbone_source=backbone.source,
+            data=data,
+            machine=f"{device}, {platform.machine()}, {torch.get_num_threads()} threads",
+            versions={"python": platform.python_version(), **{name: version(name) for name in packages}},
+            seed=self.config.seed,
+            head_size=self.net.head_size,
+            command=command,
+        )
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[Callable[[], None]]:
+        """Count the seconds of a stage over all sittings; call what it gives now and then, in case of a kill."""
+        last = time.monotonic()
+
+        def lap(least: float = _LAP_SECONDS) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last >= least:
+                self.metrics.add_seconds(stage, now - last)
+                last = now
+
+        try:
+            yield lap
+        finally:
+            lap(0.0)
