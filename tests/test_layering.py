@@ -21,6 +21,7 @@ LAYERS = {
     "functional": 1,
     "support": 1,
     "gains": 1,
+    "precision": 1,
     "layers": 1,
     "bypass": 2,
     "targets": 2,
@@ -32,7 +33,7 @@ LAYERS = {
     "metrics": 3,
     "data": 3,
     "backbones": 3,
-    "search": 3,
+    "strategies": 3,
 }
 TOP = 4
 # Layers below 3 need nothing but these beside the standard library.
@@ -83,13 +84,13 @@ def test_a_file_imports_from_its_own_layer_or_below(path: Path) -> None:
             if (path.name, other) == ("model.py", "summary"):
                 continue
             assert level(other) <= own, f"{path.name} (layer {own}) imports {module} (layer {level(other)})"
-            if own == 3 and unit(path) == "search":
-                assert level(other) == 0 or other == "search", f"search/{path.name} imports {module}"
+            if own == 3 and unit(path) == "strategies":
+                assert level(other) == 0 or other == "strategies", f"strategies/{path.name} imports {module}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=IDS)
 def test_lower_layers_need_little_beside_the_standard_library(path: Path) -> None:
-    own = 0 if unit(path) == "search" else level(unit(path))
+    own = 0 if unit(path) == "strategies" else level(unit(path))
     if own not in THIRD_PARTY or path == PACKAGE / "__init__.py":
         return
     for module, running in imports(path):
@@ -147,7 +148,7 @@ assert look() == before
     assert run(code, environment) == ""
 
 
-@pytest.mark.parametrize("module", ["errors", "structure", "space", "presets", "search"])
+@pytest.mark.parametrize("module", ["errors", "structure", "space", "presets", "strategies"])
 def test_values_and_search_can_be_read_without_torch(module: str, environment: dict[str, str]) -> None:
     if not (PACKAGE / f"{module}.py").exists() and not (PACKAGE / module).exists():
         pytest.skip(f"glora.{module} is not there")

@@ -13,8 +13,8 @@ from glora.evaluate import Evaluator, evaluate
 from glora.metrics import Row
 from glora.model import GLoRAModel
 from glora.run import Run
-from glora.search import Score, legal_sample
 from glora.space import SearchSpace
+from glora.strategies import Score, legal_sample
 from glora.structure import Structure
 
 __all__ = ["Comparison", "lora_rank"]

@@ -12,7 +12,7 @@ from glora.data.samples import Samples
 from glora.errors import DataError
 from glora.model import GLoRAModel
 from glora.precision import Precision, autocast
-from glora.search.score import Score
+from glora.strategies.score import Score
 from glora.structure import Structure
 
 __all__ = ["Evaluator", "evaluate", "logits_of", "predict_logits"]

@@ -14,7 +14,7 @@ from glora.data.samples import Samples, as_samples
 from glora.evaluate import Evaluator
 from glora.model import GLoRAModel
 from glora.precision import Precision
-from glora.search import Candidate, Evolution, SearchResult, run_search
+from glora.strategies import Candidate, Evolution, SearchResult, run_search
 
 __all__ = ["search"]
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from torch import nn
 
 from glora.backbones import load_backbone
@@ -80,6 +79,8 @@ def open_classifier(source: str | Path, checkpoint: str | None = None) -> Classi
         BackboneError: if the backbone cannot be had.
         CheckpointError: if the file is neither, damaged, or of another backbone.
     """
+    from accelerate import PartialState  # here, because importing it changes the filters of warnings
+
     path = Path(source)
     path = path / "adapter.safetensors" if path.is_dir() else path
     kind, values = read_metadata(path)

@@ -25,8 +25,8 @@ from glora.metrics import Metrics
 from glora.model import GLoRAModel, adapt
 from glora.progress import Progress
 from glora.report import write_report
-from glora.search import Candidate, SearchResult
 from glora.space import SearchSpace
+from glora.strategies import Candidate, SearchResult
 from glora.summary import layer_rows
 from glora.train import EpochRecord, TrainSettings, train_supernet
 from glora.verify import verified_merge

@@ -189,13 +189,13 @@ def test_budget_line(folder):
 @pytest.mark.parametrize(
     ("gone", "command", "kept"),
     [
-        (["search.jsonl", "structure.json", "metrics.json"], "glora search --out", ["training"]),
-        (["train.jsonl"], "glora train --out", ["results", "search-front", "layer-sizes"]),
-        (["metrics.json"], "glora run --out", ["search-front", "training"]),
-        (["search.jsonl"], "glora search --out", ["search-front", "layer-sizes"]),
-        (["structure.json"], "glora search --out", ["search-front", "search-progress"]),
+        (["search.jsonl", "structure.json", "metrics.json"], "glora search ", ["training"]),
+        (["train.jsonl"], "glora train --config", ["results", "search-front", "layer-sizes"]),
+        (["metrics.json"], "glora run --config", ["search-front", "training"]),
+        (["search.jsonl"], "glora search ", ["search-front", "layer-sizes"]),
+        (["structure.json"], "glora search ", ["search-front", "search-progress"]),
         (["config.yaml"], "no config.yaml", ["results"]),
-        (["train.jsonl", "search.jsonl", "structure.json", "metrics.json"], "glora train --out", ["settings"]),
+        (["train.jsonl", "search.jsonl", "structure.json", "metrics.json"], "glora train --config", ["settings"]),
     ],
 )
 def test_missing_stages_are_named(folder, gone, command, kept):
@@ -212,7 +212,7 @@ def test_metrics_may_lack_anything(folder):
         (folder / "metrics.json").write_text(json.dumps({k: v for k, v in whole.items() if k != key}))
         page_of(folder)
     (folder / "metrics.json").write_text('{"format": 1}')
-    assert "glora run --out" in page_of(folder).text("results")
+    assert "glora run --config" in page_of(folder).text("results")
     (folder / "metrics.json").write_text('{"format": 1, "table": [{"method": "LoRA"}], "data": {"name": "x"}}')
     assert "LoRA" in page_of(folder).text("results")
 

@@ -69,12 +69,9 @@ def _layers_table(net: GLoRAModel) -> Table:
     """Layers that differ in numbers only share a row; a cell lists the forms of a tensor with their parameters."""
     groups: dict[tuple[Any, ...], list[str]] = {}
     for name, layer in net.layers.items():
-        costs = tuple(
-            "\n".join(f"{form} {net.bound.cost(name, t, form):,}" for form in net.bound.choices(name, t))
-            for t in TENSORS
-        )
+        costs = tuple(_costs(net, name, tensor) for tensor in TENSORS)
         size = f"{layer.shape.in_features} -> {layer.shape.out_features}"
-        key = (re.sub(r"\d+", "*", name), size, "yes" if layer.shape.has_bias else "no", costs)
+        key = (re.sub(r"(?<![^.])\d+(?![^.])", "*", name), size, "yes" if layer.shape.has_bias else "no", costs)
         groups.setdefault(key, []).append(name)
     table = Table(box=None, pad_edge=False, header_style="bold", show_lines=False, padding=(0, 2, 1, 0))
     table.add_column("layers", no_wrap=True)
@@ -86,7 +83,8 @@ def _layers_table(net: GLoRAModel) -> Table:
 
 
 def _costs(net: GLoRAModel, layer: str, tensor: str) -> str:
-    return "\n".join(f"{form} {net.bound.cost(layer, tensor, form):,}" for form in net.bound.choices(layer, tensor))
+    costs = {form: net.bound.cost(layer, tensor, form) for form in net.bound.choices(layer, tensor)}
+    return "\n".join(f"{form} {cost:,}" if cost else str(form) for form, cost in costs.items())
 
 
 def _preset_sizes(net: GLoRAModel) -> dict[str, int]:

@@ -89,13 +89,13 @@ def _missing(run: Run) -> dict[str, tuple[str, str]]:
     out = shlex.quote(str(run.folder))
     found = {}
     if not run.train:
-        found["training"] = ("The supernet is not trained yet.", f"glora train --out {out}")
+        found["training"] = ("The supernet is not trained yet.", f"glora train --config {out}/config.yaml")
     if run.search is None:
-        found["search"] = ("No search has run yet.", f"glora search --out {out}")
+        found["search"] = ("No search has run yet.", f"glora search {out}")
     if run.chosen is None:
-        found["structure"] = ("No structure is chosen yet.", f"glora search --out {out}")
+        found["structure"] = ("No structure is chosen yet.", f"glora search {out}")
     if run.metrics is None or not run.metrics.table:
-        found["results"] = ("No final accuracies yet.", f"glora run --out {out}")
+        found["results"] = ("No final accuracies yet.", f"glora run --config {out}/config.yaml")
     return found
 
 

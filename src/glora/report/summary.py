@@ -141,7 +141,7 @@ def _compared(metrics: Metrics, ours: Result) -> Headline:
     on = f"{n:,} {kind} images" if n else f"{kind} data"
     plus = f" ± {words.points(error, n)}" if error is not None else ""
     cost = f" with {ours.parameters:,} adapter parameters" if ours.parameters is not None else ""
-    sentence = f"{ours.method} reaches {words.percent(score, n)}{plus} % on {on}{cost}"
+    sentence = f"{ours.method[:1].upper()}{ours.method[1:]} reaches {words.percent(score, n)}{plus} % on {on}{cost}"
     others = [row for row in metrics.table if row is not ours and math.isfinite(_accuracy(row, column))]
     if not others:
         return Headline(f"{sentence}.")

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from accelerate import PartialState
 from torch import Tensor, nn
 
 from glora.checkpoint import fingerprint
@@ -111,6 +110,8 @@ class _Loop:
     """The optimiser and the position in a training."""
 
     def __init__(self, net: GLoRAModel, train: Samples, settings: TrainSettings) -> None:
+        from accelerate import PartialState  # here, because importing it changes the filters of warnings
+
         self.net, self.settings = net, settings
         self.processes = PartialState()
         self.device: torch.device = self.processes.device

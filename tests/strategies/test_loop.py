@@ -7,7 +7,7 @@ import pytest
 from planted import Planted, two_layers
 
 from glora.errors import CheckpointError, GloraError
-from glora.search import Candidate, Evolution, Score, run_search
+from glora.strategies import Candidate, Evolution, Score, run_search
 from glora.structure import Structure
 
 
@@ -87,5 +87,5 @@ def test_what_the_scores_depend_on_can_be_told(tmp_path: Path) -> None:
 
 
 def test_a_score_is_a_score() -> None:
-    with pytest.raises(GloraError, match=r"must return a glora\.search\.Score, not float"):
+    with pytest.raises(GloraError, match=r"must return a glora\.strategies\.Score, not float"):
         run_search(evolution(), lambda _: 0.5)  # type: ignore[arg-type, return-value]

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from glora.errors import CheckpointError, GloraError
-from glora.search.archive import History, front
-from glora.search.score import Candidate, Proposal, Score
-from glora.search.strategy import Strategy
+from glora.strategies.archive import History, front
+from glora.strategies.score import Candidate, Proposal, Score
+from glora.strategies.strategy import Strategy
 from glora.structure import Structure
 
 __all__ = ["SearchResult", "run_search"]
@@ -102,7 +102,7 @@ class _Replay:
 def _evaluate(proposal: Proposal, score: Callable[[Structure], Score], history: History | None) -> Candidate:
     result = score(proposal.structure)
     if not isinstance(result, Score):
-        raise GloraError(f"score(structure) must return a glora.search.Score, not {type(result).__name__}")
+        raise GloraError(f"score(structure) must return a glora.strategies.Score, not {type(result).__name__}")
     candidate = proposal.scored(result)
     if history is not None:
         history.append(candidate)

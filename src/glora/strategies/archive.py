@@ -11,7 +11,7 @@ from typing import Any, final
 
 from glora.errors import CheckpointError
 from glora.files import replacing
-from glora.search.score import Candidate
+from glora.strategies.score import Candidate
 
 __all__ = ["History", "front"]
 

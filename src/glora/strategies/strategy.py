@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any, final
 
 from glora.errors import ConfigError, GloraError
-from glora.search.score import Candidate, Origin, Proposal, Score
 from glora.space import BoundSpace
+from glora.strategies.score import Candidate, Origin, Proposal, Score
 from glora.structure import Structure
 
 __all__ = ["Strategy", "fingerprint"]

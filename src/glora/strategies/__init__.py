@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from glora.search.archive import History, front
-from glora.search.evolution import Evolution
-from glora.search.loop import SearchResult, run_search
-from glora.search.operators import crossover, legal_sample, mutate
-from glora.search.score import Candidate, Origin, Proposal, Score
-from glora.search.strategy import Strategy
+from glora.strategies.archive import History, front
+from glora.strategies.evolution import Evolution
+from glora.strategies.loop import SearchResult, run_search
+from glora.strategies.operators import crossover, legal_sample, mutate
+from glora.strategies.score import Candidate, Origin, Proposal, Score
+from glora.strategies.strategy import Strategy
 
 __all__ = [
     "Candidate",

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable
 from typing import Any, final
 
 from glora.errors import BudgetError, ConfigError
-from glora.search.operators import crossover, legal_sample, mutate
-from glora.search.score import Candidate, Origin
-from glora.search.strategy import Strategy, fingerprint
 from glora.space import BoundSpace
+from glora.strategies.operators import crossover, legal_sample, mutate
+from glora.strategies.score import Candidate, Origin
+from glora.strategies.strategy import Strategy, fingerprint
 from glora.structure import Structure
 
 __all__ = ["Evolution"]

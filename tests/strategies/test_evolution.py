@@ -7,7 +7,7 @@ import pytest
 from planted import Planted, two_layers, vit_base
 
 from glora.errors import BudgetError, ConfigError, StructureError
-from glora.search import Candidate, Evolution, Score, run_search
+from glora.strategies import Candidate, Evolution, Score, run_search
 from glora.structure import LayerStructure, Structure
 from oracles.brute_force import best_choice
 

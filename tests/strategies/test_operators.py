@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from planted import bound, two_layers, vit_base
 
 from glora.errors import BudgetError
-from glora.search import crossover, legal_sample, mutate
 from glora.space import BoundSpace, LayerShape, SearchSpace
+from glora.strategies import crossover, legal_sample, mutate
 from glora.structure import Form, LayerStructure, Structure
 
 shapes = st.builds(LayerShape, st.integers(1, 40), st.integers(1, 40), st.booleans())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from glora.search import Score
 from glora.space import BoundSpace, LayerShape, SearchSpace
+from glora.strategies import Score
 from glora.structure import TENSORS, Structure
 
 

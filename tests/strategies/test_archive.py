@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from glora.errors import CheckpointError
-from glora.search import Candidate, History, Score
+from glora.strategies import Candidate, History, Score
 from glora.structure import LayerStructure, Structure
 
 SETTINGS = {"strategy": "test", "seed": 3, "budget": None, "space": {"rank": 4, "B": ["rank-4", "none"]}}

@@ -15,8 +15,8 @@ from planted import Planted, bound, two_layers
 
 import glora
 from glora.errors import BudgetError, CheckpointError, ConfigError, GloraError
-from glora.search import Candidate, Evolution, Score, Strategy, run_search
 from glora.space import BoundSpace, SearchSpace
+from glora.strategies import Candidate, Evolution, Score, Strategy, run_search
 from glora.structure import LayerStructure, Structure
 
 Make = Callable[..., Strategy]
@@ -223,7 +223,7 @@ def test_a_resume_with_another_seed_is_refused(make: Make, tmp_path: Path) -> No
 SCRIPT = """
 import json, sys, types
 root = types.ModuleType("glora"); root.__path__ = [sys.argv[1]]; sys.modules["glora"] = root
-from glora.search import Evolution, Score, run_search
+from glora.strategies import Evolution, Score, run_search
 from glora.space import LayerShape, SearchSpace
 space = SearchSpace(2).bind({"a": LayerShape(12, 8), "b": LayerShape(6, 12)})
 found = run_search(

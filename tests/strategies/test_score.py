@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from glora.search import Candidate, Proposal, Score, front
+from glora.strategies import Candidate, Proposal, Score, front
 from glora.structure import LayerStructure, Structure
 
 NAN, INF = math.nan, math.inf
