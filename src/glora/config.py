@@ -61,6 +61,8 @@ class RunConfig:
         eval_batch_size: images in a forward of an evaluation; 25 to 50 is fastest on a CPU.
         drop_path: rate of stochastic depth in training; 0 for models that have none.
         precision: "auto" for bf16 where the device has it in hardware and fp32 elsewhere, or fp32, bf16, fp16.
+        recompute: keep less for backward by running norms and activations once more; same result.
+        checkpoint_blocks: keep only the inputs of the model's blocks for backward; a third more time, same result.
         generations: of the evolutionary search, after a first one of random structures.
         population: candidates in a generation.
         parents: best candidates ever that the next generation is bred from.
@@ -99,6 +101,8 @@ class RunConfig:
     eval_batch_size: int = 50
     drop_path: float = 0.1
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    recompute: bool = False
+    checkpoint_blocks: bool = False
     generations: int = 20
     population: int = 50
     parents: int = 10
@@ -167,6 +171,7 @@ class RunConfig:
             warmup_epochs=self.warmup_epochs,
             batch_size=self.batch_size,
             precision=native_precision() if self.precision == "auto" else self.precision,
+            checkpoint_blocks=self.checkpoint_blocks,
             seed=self.seed,
         )
 

@@ -11,10 +11,12 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from glora.errors import ConfigError, MergeError, StructureError, TargetError
 from glora.gains import GainPolicy, check_gains, layer_gains
 from glora.layers import KINDS, AdaptedLayer, Scratch
+from glora.layers.recompute import watch
 from glora.space import BiasPolicy, BoundSpace, SearchSpace
 from glora.structure import Structure
 from glora.targets import Layers, find_heads, find_targets
@@ -31,6 +33,7 @@ def adapt(
     num_classes: int | None = None,
     bias: BiasPolicy = "create",
     gains: GainPolicy | Mapping[str, Mapping[str, float]] = "balanced",
+    recompute: bool = False,
     seed: int = 0,
 ) -> GLoRAModel:
     """Put support tensors on the layers of a pretrained model, in place, and freeze the rest.
@@ -49,6 +52,8 @@ def adapt(
         bias: for layers without a bias, ``"create"`` one when C or E act, or ``"keep"`` them without.
         gains: ``"balanced"``, ``"paper"`` (the released code's, all 1), or the gains of each layer; what a layer's
             mapping does not name is 1.
+        recompute: keep less for backward: outputs of norms and activations (``torch.nn``'s) that an adapted layer
+            needs again are computed once more from what those modules keep anyway; the gradients are the same.
         seed: of the initial low-rank factors.
 
     Raises:
@@ -86,7 +91,7 @@ def adapt(
     for layer in adapted.values():
         layer.support.requires_grad_(True)
     _replace(model, {targets.modules[name]: layer for name, layer in adapted.items()})
-    net = GLoRAModel(model, bound, adapted, heads, targets.skipped, before)
+    net = GLoRAModel(model, bound, adapted, heads, targets.skipped, before, watch(model) if recompute else [])
     if bound.cardinality == 1:
         net.activate(bound.sample(random.Random(0)))
     return net
@@ -122,6 +127,7 @@ class GLoRAModel(nn.Module):
         heads: tuple[str, ...],
         skipped: tuple[tuple[str, str], ...],
         flags: _Flags,
+        watching: Sequence[RemovableHandle] = (),
     ) -> None:
         super().__init__()
         self.model = model
@@ -131,6 +137,7 @@ class GLoRAModel(nn.Module):
         self.skipped = skipped
         self._active = Structure()
         self._flags = flags
+        self._watching = list(watching)
         self._heads_before = {name: copy.deepcopy(head.state_dict()) for name, head in self.heads.items()}
         for head in self.heads.values():
             head.requires_grad_(True)
@@ -303,7 +310,8 @@ class GLoRAModel(nn.Module):
             return self._release(plain)
         memo: dict[int, Any] = {id(layer): plain[name] for name, layer in self.layers.items() if name in structure}
         memo |= {id(layer): copy.deepcopy(plain[name]) for name, layer in self.layers.items() if name not in structure}
-        return self._flags.restore(copy.deepcopy(self.model, memo))
+        with self._unwatched():
+            return self._flags.restore(copy.deepcopy(self.model, memo))
 
     def created_biases(self, structure: Structure | None = None) -> tuple[str, ...]:
         """Layers without a bias that would get one by merging ``structure`` (the active one if None)."""
@@ -330,9 +338,22 @@ class GLoRAModel(nn.Module):
         return self._release({name: layer.original for name, layer in self.layers.items()})
 
     def _release(self, modules: Mapping[str, nn.Module]) -> nn.Module:
+        for handle in self._watching:
+            handle.remove()
         _replace(self.model, {self.layers[name]: module for name, module in modules.items()})
         self._live = False
         return self._flags.restore(self.model)
+
+    @contextmanager
+    def _unwatched(self) -> Iterator[None]:
+        """Take the hooks of ``recompute`` off the model for a block."""
+        watched = bool(self._watching)
+        for handle in self._watching:
+            handle.remove()
+        try:
+            yield
+        finally:
+            self._watching = watch(self.model) if watched else []
 
     def _check_live(self) -> None:
         if not self._live:

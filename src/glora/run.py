@@ -213,6 +213,7 @@ class Run:
             num_classes=len(self._classes),
             bias=config.bias,
             gains=config.gains,
+            recompute=config.recompute,
             seed=config.seed,
         )
 

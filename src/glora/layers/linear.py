@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from glora.errors import TargetError
 from glora.functional import LowRank, Multiplicative, Values, effective_bias, effective_weight
 from glora.layers.base import AdaptedLayer, Scratch
+from glora.layers.recompute import Source, source_of
 from glora.space import LayerShape
 from glora.structure import TENSORS, Form, LayerStructure
 from glora.support import read_form, slice_down
@@ -39,6 +40,7 @@ class _Plan(NamedTuple):
     gains: tuple[float, ...]
     scratch: Scratch
     save_output: bool
+    source: tuple[Source, Tensor] | None
 
 
 class AdaptedLinear(AdaptedLayer):
@@ -91,18 +93,18 @@ class AdaptedLinear(AdaptedLayer):
             return F.linear(x, self.weight, self.bias)
         if self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad):
             raise TargetError("an adapted layer's weight and bias are frozen: set requires_grad_(False) on them")
-        device = x.device.type
+        device, source = x.device.type, source_of(x)
         if not torch.is_autocast_enabled(device):
-            return self._run(x)
+            return self._run(x, source)
         if x.dtype != torch.float64:
             x = x.to(torch.get_autocast_dtype(device))
         with torch.autocast(device, enabled=False):
-            return self._run(x)
+            return self._run(x, source)
 
-    def _run(self, x: Tensor) -> Tensor:
+    def _run(self, x: Tensor, source: tuple[Source, Tensor] | None) -> Tensor:
         own = self.support._parameters
         parts = [None if name is None else own[name] for name in self._names]
-        plan = _Plan(self.structure, self._gains, self._scratch, self.save_output)
+        plan = _Plan(self.structure, self._gains, self._scratch, self.save_output, source)
         # The Function sees and gives matrices: a view made inside it could not be changed in place afterwards.
         flat = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])  # (N, in)
         y = cast(Tensor, _Linear.apply(flat, self.weight, self.bias, plan, *parts))  # (N, out)
@@ -211,20 +213,24 @@ def _save(
         isinstance(values.A, LowRank | Multiplicative) or isinstance(values.B, LowRank) or (scaled and not from_output)
     )
     row_sum = isinstance(values.B, Tensor)
+    ctx.source, kept = plan.source or (None, x)
     ctx.save_for_backward(
-        x if needs_x else None,
+        kept if needs_x else None,
         y if from_output else None,
         x.sum(1, dtype=_support_dtype(values)) if row_sum and not needs_x else None,
         weight,
         bias,
         *parts,
     )
-    ctx.plan, ctx.keeps_output = plan, from_output
+    # Without the input of the source, which would be held whether it is needed or not.
+    ctx.plan, ctx.keeps_output = plan._replace(source=None), from_output
 
 
 def _backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     x, y, row_sum, weight, bias, *parts = _saved(ctx)
     plan: _Plan = ctx.plan
+    if x is not None and ctx.source is not None:
+        x = ctx.source.rerun(x).reshape(-1, weight.shape[1]).to(g.dtype)
     values = _values(plan, tuple(parts))
     wide = _support_dtype(values)
     grads = _SupportGrads(g, x, weight, values, plan, wide)

@@ -23,6 +23,8 @@ class TrainSettings:
         min_lr: learning rate that the cosine ends at.
         batch_size: images a step, over all processes; a last incomplete batch is dropped.
         precision: fp32, or autocast to bf16 or fp16; support tensors stay float32.
+        checkpoint_blocks: keep only the inputs of the model's blocks for backward and compute the rest again: a third
+            more time for a fraction of the memory; for models of timm and transformers.
         seed: of the order of images, the structures drawn and drop path.
         probes: random structures that are evaluated along the way, beside the smallest and the largest.
         evaluations: how many times the probes are evaluated, spread evenly; 0 for never.
@@ -36,6 +38,7 @@ class TrainSettings:
     min_lr: float = 1e-5
     batch_size: int = 64
     precision: Precision = "fp32"
+    checkpoint_blocks: bool = False
     seed: int = 0
     probes: int = 2
     evaluations: int = 10

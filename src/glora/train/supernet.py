@@ -19,6 +19,7 @@ from glora.errors import ConfigError, DataError, GloraError, TargetError
 from glora.evaluate import Evaluator, logits_of
 from glora.model import GLoRAModel
 from glora.precision import autocast
+from glora.train.checkpointing import checkpointed_blocks, checkpointed_modules
 from glora.train.probes import probe_structures
 from glora.train.schedule import draw_structure, image_order, learning_rate
 from glora.train.settings import TrainSettings
@@ -74,6 +75,7 @@ def train_supernet(
 
     Raises:
         CheckpointError: if ``state`` is damaged or belongs to a training with other settings or weights.
+        ConfigError: if ``checkpoint_blocks`` is asked of a model that cannot, or fp16 of a CPU.
         DataError: if a batch cannot be filled, or a label has no logit.
         TargetError: if an adapted layer is never called by the model, so that its tensors could not be trained.
         GloraError: if the loss is not finite; the last checkpoint stays.
@@ -89,7 +91,10 @@ def train_supernet(
         for record in history:
             on_epoch(record)
     probes = None if val_data is None else _Probes(net, as_samples(val_data), settings)
-    with torch.random.fork_rng(devices=_cuda_devices(loop.device)):
+    with (
+        torch.random.fork_rng(devices=_cuda_devices(loop.device)),
+        checkpointed_blocks(net.model, settings.checkpoint_blocks),
+    ):
         checkpointed = time.monotonic()
         for epoch in range(len(history), settings.epochs):
             loss = loop.epoch(epoch, on_step)
@@ -159,8 +164,8 @@ class _Loop:
     def epoch(self, epoch: int, on_step: Callable[[int, int, float], None] | None) -> float:
         """One pass over the training set; its mean loss."""
         self.net.train()
-        for module in _stochastic_depth(self.net):
-            module.train()
+        for module in (*_stochastic_depth(self.net), *checkpointed_modules(self.net.model)):
+            module.training = True
         torch.manual_seed(1_000_003 * self.settings.seed + 1009 * epoch + self.processes.process_index)
         order = torch.tensor(image_order(len(self.train), self.settings.seed, epoch))
         losses = []
