@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -61,14 +62,19 @@ def sweep(
     return rows
 
 
+def resident() -> int:
+    """Bytes of memory that this process holds now."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+
+
 def adapting() -> dict[str, Any]:
     """Seconds and growth of the process's memory for adapting large models."""
     large = timm.create_model("vit_large_patch16_224", num_classes=CLASSES)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resident()
     began = time.perf_counter()
     net = glora.adapt(large, SearchSpace(4))
     seconds = time.perf_counter() - began
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
+    grown = (resident() - before) / 2**20
     weights = sum(t.nbytes for t in net.frozen_tensors().values()) / 2**20
     with torch.device("meta"):
         huge = timm.create_model("vit_gigantic_patch14_224", num_classes=CLASSES)

@@ -76,5 +76,7 @@ def check_gains(gains: Mapping[str, Mapping[str, float]], layers: Iterable[str])
 
 
 def _root_mean_square(tensor: Tensor) -> float:
-    # On the CPU and in float64, so that rounding to six digits gives the same on every device and thread count.
-    return math.sqrt(float(tensor.detach().cpu().float().square().mean(dtype=torch.float64)))
+    # On the CPU, row by row in float32 and over rows in float64: as fast as memory, and the same on every device and
+    # thread count once it is rounded to six digits.
+    rows = torch.linalg.vector_norm(tensor.detach().cpu().float().reshape(len(tensor), -1), dim=1).double()
+    return math.sqrt(float(rows.square().sum()) / tensor.numel())

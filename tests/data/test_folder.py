@@ -5,7 +5,7 @@ import pytest
 import torch
 from pictures import bomb, cut_short, fill, picture
 
-from glora.data import Preprocessing, digest, open_data
+from glora.data import Preprocessing, digest, has_splits, images_in, list_whole, open_data
 from glora.errors import DataError
 
 SMALL = Preprocessing(size=8)
@@ -210,3 +210,79 @@ def test_splits_that_do_not_agree(tmp_path: Path) -> None:
     root = split(tmp_path / "hollow", ("train",))
     (root / "val" / "a").mkdir(parents=True)
     fails(root, r"val: holds no images in class folders")
+
+
+# has_splits, list_whole, images_in
+
+
+def test_whether_a_folder_has_splits(tmp_path: Path) -> None:
+    assert has_splits(split(tmp_path / "a"))
+    assert has_splits(split(tmp_path / "b", ("train",)))
+    assert not has_splits(unsplit(tmp_path / "c", {"a": 2, "b": 2}))
+    assert not has_splits(unsplit(tmp_path / "d", {"train": 2, "test": 2, "bus": 2}))
+    assert not has_splits(tmp_path / "nowhere")
+    assert not has_splits(tmp_path / "a" / "train" / "a" / "000.png")
+
+
+def test_an_empty_folder_has_no_splits(tmp_path: Path) -> None:
+    assert not has_splits(tmp_path)
+
+
+def test_a_whole_folder_in_order_with_single_images_too(tmp_path: Path) -> None:
+    root = unsplit(tmp_path / "x", {"b": 3, "a": 1})
+    fill(root / "b" / "deeper", 2, 5)
+    (root / "b" / "notes.txt").write_text("no image")
+    classes, part = list_whole(root)
+    assert classes == ("a", "b")
+    assert part.labels == (0, 1, 1, 1, 1, 1)
+    assert part.names == ("a/000.png", "b/000.png", "b/001.png", "b/002.png", "b/deeper/000.png", "b/deeper/001.png")
+    assert part.images == tuple(root / name for name in part.names)
+
+
+def test_a_whole_folder_may_have_a_class_without_images(tmp_path: Path) -> None:
+    root = unsplit(tmp_path / "x", {"a": 2})
+    (root / "empty").mkdir()
+    classes, part = list_whole(root)
+    assert (classes, part.labels) == (("a", "empty"), (0, 0))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere", r"nowhere: no such folder$"),
+        ("file", r"file: is no folder$"),
+        ("empty", r"empty: holds no class folders: sort the images into .*empty/<class>/$"),
+        ("hollow", r"hollow: holds no images in class folders: add some, or remove the folder$"),
+        ("text", r"a.x.png: is no image that can be read .*: mend or remove it, or go on without it \(--skip-bad\)$"),
+        ("loose", r"loose.x.png: lies in no class folder: move it, or go on without it \(--skip-bad\)$"),
+    ],
+)
+def test_whole_folders_that_will_not_do(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "hollow" / "a").mkdir(parents=True)
+    fill(tmp_path / "text" / "a", 2)
+    (tmp_path / "text" / "a" / "x.png").write_text("no image")
+    fill(tmp_path / "loose" / "a", 2)
+    picture(0).save(tmp_path / "loose" / "x.png")
+    with pytest.raises(DataError, match=message):
+        list_whole(tmp_path / name)
+
+
+def test_a_whole_folder_without_its_bad_files(tmp_path: Path) -> None:
+    root = unsplit(tmp_path / "x", {"a": 2, "b": 1})
+    (root / "a" / "x.png").write_text("no image")
+    picture(0).save(root / "loose.png")
+    classes, part = list_whole(root, skip_bad=True)
+    assert (classes, part.names) == (("a", "b"), ("a/000.png", "a/001.png", "b/000.png"))
+
+
+def test_images_below_a_folder(tmp_path: Path) -> None:
+    fill(tmp_path / "b", 2)
+    fill(tmp_path / "a" / "deep", 1, 1, ".JPG")
+    fill(tmp_path / ".hidden", 1)
+    picture(0).save(tmp_path / "c.png")
+    (tmp_path / "c.txt").touch()
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    found = [path.relative_to(tmp_path).as_posix() for path in images_in(tmp_path)]
+    assert found == ["a/deep/000.JPG", "b/000.png", "b/001.png", "c.png"]
