@@ -32,6 +32,7 @@ __all__ = [
     "save",
     "save_merged",
     "save_supernet",
+    "tensors_digest",
 ]
 
 _FORMAT = 1
@@ -58,10 +59,21 @@ def fingerprint(net: GLoRAModel, layers: Iterable[str] | None = None) -> dict[st
     hashes: dict[str, Any] = {}
     for key, tensor in sorted(tensors.items()):
         digest = hashes.setdefault(own.get(key, "*"), hashlib.sha256())
-        value = tensor.detach().cpu().contiguous()
-        digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(_bytes(tensor))
     return {name: digest.hexdigest()[:16] for name, digest in sorted(hashes.items())}
+
+
+def tensors_digest(tensors: Iterable[Tensor]) -> str:
+    """Short SHA-256 digest of the values of tensors."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(_bytes(tensor))
+    return digest.hexdigest()[:16]
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def save(

@@ -41,7 +41,12 @@ def predict_logits(model: nn.Module, samples: Samples, batch_size: int = 50, pre
         with autocast(device, precision):
             for start in range(0, len(samples), batch_size):
                 indices = torch.arange(start, min(start + batch_size, len(samples)))
-                found.append(logits_of(model(samples.inputs(indices).to(device))).float().cpu())
+                logits = logits_of(model(samples.inputs(indices).to(device)))
+                if logits.ndim != 2 or len(logits) != len(indices):
+                    raise DataError(
+                        f"the model gives {list(logits.shape)} for {len(indices)} samples, not (N, classes)"
+                    )
+                found.append(logits.float().cpu())
     finally:
         for module, mode in modes.items():
             module.training = mode

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from glora.checkpoint import fingerprint, tensors_digest
 from glora.data.samples import Samples, as_samples
 from glora.evaluate import Evaluator
 from glora.model import GLoRAModel
@@ -84,13 +85,13 @@ def search(
 
 
 def _scored_by(net: GLoRAModel, samples: Samples) -> dict[str, str]:
-    """What the scores depend on: digests of the supernet and of the validation labels."""
+    """Digests of what the scores depend on: the supernet, its backbone, and the validation data."""
     trained = net.adapter_parameters() | net.head_parameters()
-    return {"supernet": _digest(trained.values()), "labels": _digest([samples.labels])}
-
-
-def _digest(tensors: Iterable[Tensor]) -> str:
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
+    gains = {name: dict(layer.support.gains) for name, layer in net.layers.items()}
+    fixed = json.dumps([fingerprint(net), gains], sort_keys=True)
+    first = samples.inputs(torch.arange(min(8, len(samples))))
+    return {
+        "supernet": tensors_digest(trained.values()),
+        "backbone": hashlib.sha256(fixed.encode()).hexdigest()[:16],
+        "data": tensors_digest([samples.labels, first]),
+    }

@@ -16,6 +16,7 @@ from glora.errors import CheckpointError, DataError
 from glora.evaluate import predict_logits
 from glora.model import GLoRAModel
 from glora.precision import Precision
+from glora.train.processes import Processes
 
 __all__ = ["Classifier", "Prediction", "labelled_part", "open_adapter", "open_classifier", "predict"]
 
@@ -79,8 +80,6 @@ def open_classifier(source: str | Path, checkpoint: str | None = None) -> Classi
         BackboneError: if the backbone cannot be had.
         CheckpointError: if the file is neither, damaged, or of another backbone.
     """
-    from accelerate import PartialState  # here, because importing it changes the filters of warnings
-
     path = Path(source)
     path = path / "adapter.safetensors" if path.is_dir() else path
     kind, values = read_metadata(path)
@@ -92,7 +91,7 @@ def open_classifier(source: str | Path, checkpoint: str | None = None) -> Classi
     else:
         raise CheckpointError(f"{path} is a file of kind {kind!r}: give an adapter, a merged file or a run folder")
     preprocessing = Preprocessing.from_dict(values["preprocessing"])
-    model = model.to(PartialState().device).eval()
+    model = model.to(Processes().device).eval()
     return Classifier(model, tuple(values["classes"]), preprocessing, path, kind)
 
 

@@ -43,8 +43,11 @@ class Metrics:
         if path.is_file():
             try:
                 values = json.loads(path.read_text(encoding="utf-8"))
-            except json.JSONDecodeError as error:
-                raise CheckpointError(f"{path} is no readable JSON ({error}): delete it") from error
+                values["seconds"].items()
+                for row in values["table"]:
+                    row["method"]
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise CheckpointError(f"{path} is damaged or not ours ({error!r}): delete it") from error
         return cls(path, values)
 
     def update(self, **values: Any) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from glora.train.loop import EpochRecord
 from glora.train.settings import TrainSettings
-from glora.train.supernet import EpochRecord, train_supernet
+from glora.train.supernet import train_supernet
 
 __all__ = ["EpochRecord", "TrainSettings", "train_supernet"]

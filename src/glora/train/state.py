@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from glora.errors import CheckpointError
 from glora.files import replacing
@@ -19,9 +19,9 @@ __all__ = ["load_state", "save_state"]
 
 
 def save_state(
-    path: Path, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, progress: Mapping[str, Any]
+    path: Path, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, progress: Mapping[str, Any]
 ) -> None:
-    """Write parameters, optimiser state and ``progress`` (JSON values)."""
+    """Write parameters (and buffers), optimiser state and ``progress`` (JSON values)."""
     tensors = {f"parameter {name}": p.detach().cpu().contiguous() for name, p in parameters.items()}
     for name, parameter in parameters.items():
         for key, value in optimizer.state.get(parameter, {}).items():
@@ -31,14 +31,14 @@ def save_state(
 
 
 def load_state(
-    path: Path, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, settings: Mapping[str, Any]
+    path: Path, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, settings: Mapping[str, Any]
 ) -> dict[str, Any] | None:
     """Restore what :func:`save_state` wrote and give ``progress`` back; None if there is no such file.
 
     Args:
         path: of the file.
         parameters: the same names and shapes as were saved.
-        optimizer: over exactly these parameters.
+        optimizer: over the parameters among these.
         settings: must equal ``progress["settings"]``.
 
     Raises:
@@ -49,11 +49,12 @@ def load_state(
     try:
         with safe_open(path, framework="pt") as file:
             progress: dict[str, Any] = json.loads(file.metadata()["progress"])
+            there = dict(progress["settings"])
             tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}
-    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged ({error}): delete it to train from the start") from error
     for key, value in settings.items():
-        if (was := progress["settings"].get(key)) != value:
+        if (was := there.get(key)) != value:
             values = "others" if isinstance(value, dict) else f"{was}, now it is {value}"
             raise CheckpointError(f"{path} was trained with {key}={values}: use another folder, or delete the file")
     stored = {key.removeprefix("parameter "): t.shape for key, t in tensors.items() if key.startswith("parameter ")}

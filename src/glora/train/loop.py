@@ -1,0 +1,170 @@
+"""The training loop: optimiser, position, one structure a step, and what a checkpoint of it holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from glora.checkpoint import fingerprint, tensors_digest
+from glora.data.samples import Samples
+from glora.errors import CheckpointError, ConfigError, DataError, GloraError, TargetError
+from glora.evaluate import logits_of
+from glora.model import GLoRAModel
+from glora.precision import autocast
+from glora.train.checkpointing import checkpointed_modules
+from glora.train.processes import Processes
+from glora.train.schedule import draw_structure, image_order, learning_rate
+from glora.train.settings import TrainSettings
+from glora.train.state import load_state, save_state
+
+__all__ = ["EpochRecord", "Loop"]
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What one epoch of training gave: one line of ``train.jsonl``."""
+
+    epoch: int
+    step: int
+    loss: float
+    lr: float
+    probes: dict[str, float] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; ``probes`` is left out in epochs without evaluation."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+class Loop:
+    """The optimiser and the position in a training (final)."""
+
+    def __init__(self, net: GLoRAModel, train: Samples, settings: TrainSettings) -> None:
+        self.net, self.settings = net, settings
+        self.processes = Processes()
+        self.device = self.processes.device
+        if settings.precision == "fp16" and self.device.type == "cpu":
+            raise ConfigError("fp16 needs a GPU: use precision=bf16 or fp32 on a CPU")
+        net.to(self.device)
+        self.train = train.to(self.device)
+        self.parameters: dict[str, Tensor] = {**net.adapter_parameters(), **net.head_parameters()}
+        if not self.parameters:
+            raise TargetError("nothing to train: the search space has no support tensor and the model no head")
+        self.buffers: dict[str, Tensor] = {
+            f"{name}.{key}": b for name, head in net.heads.items() for key, b in head.named_buffers()
+        }
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
+        )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
+        self.steps = len(train) // settings.batch_size
+        self.step = 0
+        self.lr = 0.0
+        self.identity: dict[str, Any] = {}
+
+    def resume(self, path: Path | None) -> list[EpochRecord]:
+        """Restore a checkpoint, if there is one; the records of the epochs that it holds."""
+        history: list[EpochRecord] = []
+        if path is not None:
+            self.identity = _identity(self.net, self.train, self.settings)
+            progress = load_state(path, self.parameters | self.buffers, self.optimizer, self.identity)
+            if progress is not None:
+                self.scaler.load_state_dict(progress["scaler"])
+                history = [EpochRecord(**record) for record in progress["history"]]
+                self.step = history[-1].step
+        if self.processes.decide(self.step) != self.step:
+            raise CheckpointError(
+                f"the processes see different checkpoints at {path}: use a disk that all can read"
+            )
+        self.processes.share([*self.parameters.values(), *self.buffers.values()])
+        return history
+
+    def checkpoint(self, path: Path, history: list[EpochRecord]) -> None:
+        """Write what :meth:`resume` reads, by the main process."""
+        if self.processes.index == 0:
+            progress = {
+                "settings": self.identity,
+                "history": [r.to_dict() for r in history],
+                "scaler": self.scaler.state_dict(),
+            }
+            save_state(path, self.parameters | self.buffers, self.optimizer, progress)
+        self.processes.wait()
+
+    def epoch(self, epoch: int, on_step: Callable[[int, int, float], None] | None) -> float:
+        """One pass over the training set; its mean loss."""
+        self.net.train()
+        for module in (*_stochastic_depth(self.net), *checkpointed_modules(self.net.model)):
+            module.training = True
+        torch.manual_seed(1_000_003 * self.settings.seed + 1009 * epoch + self.processes.index)
+        order = torch.tensor(image_order(len(self.train), self.settings.seed, epoch))
+        losses = []
+        for i in range(self.steps):
+            batch = order[i * self.settings.batch_size : (i + 1) * self.settings.batch_size]
+            losses.append(self._step(batch, epoch + i / self.steps))
+            if on_step is not None:
+                on_step(self.step, self.steps * self.settings.epochs, float(losses[-1]))
+        mean = torch.stack(losses).double().mean().item()
+        if not math.isfinite(mean):
+            raise GloraError(f"the loss of epoch {epoch + 1} is {mean}: lower lr ({self.settings.lr:g})")
+        return mean
+
+    def _step(self, batch: Tensor, progress: float) -> Tensor:
+        self.lr = learning_rate(self.settings, progress)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr
+        self.net.activate(draw_structure(self.net.bound, self.settings.seed, self.step))
+        mine = batch[self.processes.index :: self.processes.count]
+        labels = self.train.labels[mine].to(self.device)
+        with autocast(self.device, self.settings.precision):
+            logits = logits_of(self.net(self.train.inputs(mine).to(self.device)))
+            if self.step == 0:
+                self._check_first(logits)
+            # A share of the global batch's mean, so that the sum over processes is that mean.
+            loss = F.cross_entropy(logits.float(), labels, reduction="sum") / len(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        if loss.requires_grad:  # not where no support tensor was drawn and there is no head
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        loss = loss.detach()
+        # All processes draw the same structure, so that the same gradients exist in all of them.
+        grads = [p.grad for p in self.parameters.values() if p.grad is not None]
+        self.processes.sum([loss, *grads])
+        if grads:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        self.step += 1
+        return loss
+
+    def _check_first(self, logits: Tensor) -> None:
+        highest = int(self.train.labels.max())
+        if logits.ndim != 2 or logits.shape[1] <= highest:
+            raise DataError(
+                f"the model gives {list(logits.shape)} and the highest label is {highest}: "
+                f"create it with num_classes={highest + 1}"
+            )
+        if uncalled := self.net.uncalled():
+            raise TargetError(
+                f"the model never calls {len(uncalled)} adapted layers, the first is {uncalled[0]}: it uses their "
+                "weights some other way, and their support tensors would not act; leave them out with layers="
+            )
+
+
+def _identity(net: GLoRAModel, train: Samples, settings: TrainSettings) -> dict[str, Any]:
+    """Plain values that must be the same for a training to be resumed."""
+    gains = {name: dict(layer.support.gains) for name, layer in net.layers.items()}
+    data = tensors_digest([train.labels, train.inputs(torch.arange(min(8, len(train))))])
+    about = {"space": net.space.to_dict(), "gains": gains, "frozen weights": fingerprint(net), "training data": data}
+    return asdict(settings) | about
+
+
+def _stochastic_depth(net: GLoRAModel) -> Iterator[nn.Module]:
+    """The modules that drop a residual branch now and then, if in training mode."""
+    for module in net.modules():
+        # By name, because transformers has a class of its own for each model, without a common ancestor.
+        if type(module).__name__.endswith(("DropPath", "StochasticDepth")):
+            yield module

@@ -1,0 +1,666 @@
+"""Training of a supernet against a float64 loop written out below, and what it leaves alone."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from timm.layers import DropPath
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+from torchvision.ops import StochasticDepth
+
+import glora
+from glora import GLoRAModel, LayerStructure, SearchSpace, Structure, TrainSettings, presets, train_supernet
+from glora.data import Samples, TensorSamples
+from glora.errors import ConfigError, DataError, GloraError, TargetError
+from glora.evaluate import Evaluator
+from glora.train import EpochRecord
+from helpers import MLP, randomise_backbone
+from oracles import dense
+
+TESTS = Path(__file__).parent.parent
+COUNT, BATCH = 23, 5
+X = torch.randn(COUNT, 6, generator=torch.Generator().manual_seed(1))
+Y = torch.randint(0, 4, (COUNT,), generator=torch.Generator().manual_seed(2))
+SHORT = TrainSettings(epochs=4, batch_size=BATCH, lr=1e-2, evaluations=2, probes=1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Faster for what is as small as this."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def net_of(model: nn.Module | None = None, space: SearchSpace | None = None, **settings: Any) -> GLoRAModel:
+    model = MLP() if model is None else model
+    randomise_backbone(model)
+    return glora.adapt(model, space or SearchSpace.paper(2), **settings)
+
+
+def state(net: GLoRAModel) -> dict[str, Tensor]:
+    return {key: value.detach().clone() for key, value in net.model.state_dict().items()}
+
+
+def same(a: GLoRAModel | dict[str, Tensor], b: GLoRAModel | dict[str, Tensor]) -> bool:
+    one, other = (state(part) if isinstance(part, GLoRAModel) else part for part in (a, b))
+    return list(one) == list(other) and all(one[key].equal(other[key]) for key in one)
+
+
+@pytest.fixture
+def _every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint after every epoch, however short."""
+    monkeypatch.setattr("glora.train.supernet._CHECKPOINT_SECONDS", 0.0)
+
+
+class Watched(Samples):
+    """Samples that write down which are read for each step, and the structure that is active then."""
+
+    def __init__(self, net: GLoRAModel, x: Tensor, labels: Tensor = Y) -> None:
+        self.net, self.x, self.labels = net, x, labels
+        self.read: list[tuple[list[int], Structure]] = []
+
+    def inputs(self, indices: Tensor) -> Tensor:
+        self.read.append((indices.tolist(), self.net.active))
+        return self.x[indices]
+
+    def to(self, device: torch.device | str) -> Watched:
+        return self
+
+
+# The loop, written out
+
+
+class HandWritten:
+    """The MLP of helpers.py in float64: dense adapted layers, cross-entropy and AdamW from their definitions."""
+
+    def __init__(self, net: GLoRAModel) -> None:
+        self.frozen = {key: value.detach().double() for key, value in net.frozen_tensors().items()}
+        trained = net.adapter_parameters() | net.head_parameters()
+        self.trained = {name: p.detach().double().clone().requires_grad_() for name, p in trained.items()}
+        self.gains = {name: dict(layer.support.gains) for name, layer in net.layers.items()}
+        self.steps = dict.fromkeys(self.trained, 0)
+        self.first = {name: torch.zeros_like(p) for name, p in self.trained.items()}
+        self.second = {name: torch.zeros_like(p) for name, p in self.trained.items()}
+
+    def logits(self, x: Tensor, structure: Structure) -> Tensor:
+        x = x.double()
+        for name in ("first", "second"):
+            prefix = f"{name}.support."
+            storage = {key.removeprefix(prefix): p for key, p in self.trained.items() if key.startswith(prefix)}
+            weight, bias = self.frozen[f"{name}.weight"], self.frozen[f"{name}.bias"]
+            x = dense.forward(x, weight, bias, structure[name].to_dict(), storage, self.gains[name]).clamp(min=0)
+        return x @ self.trained["out.weight"].T + self.trained["out.bias"]
+
+    def step(self, x: Tensor, labels: Tensor, structure: Structure, lr: float, decay: float) -> float:
+        logits = self.logits(x, structure)
+        right = logits[torch.arange(len(labels)), labels]
+        loss = (logits.exp().sum(1).log() - right).mean()
+        grads = torch.autograd.grad(loss, list(self.trained.values()), allow_unused=True)
+        with torch.no_grad():
+            for (name, p), grad in zip(self.trained.items(), grads, strict=True):
+                if grad is None:
+                    continue
+                self.steps[name] += 1
+                self.first[name] = 0.9 * self.first[name] + 0.1 * grad
+                self.second[name] = 0.999 * self.second[name] + 0.001 * grad**2
+                mean = self.first[name] / (1 - 0.9 ** self.steps[name])
+                square = self.second[name] / (1 - 0.999 ** self.steps[name])
+                p.copy_(p * (1 - lr * decay) - lr * mean / (square.sqrt() + 1e-8))
+        return loss.item()
+
+
+def rate(settings: TrainSettings, step: int, steps: int) -> float:
+    """Straight from ``warmup_lr`` to ``lr``, then half a cosine from the very start down to ``min_lr``."""
+    epoch = step / steps
+    warm = min(settings.warmup_epochs, settings.epochs / 10)
+    if epoch < warm:
+        return float(np.interp(epoch, [0, warm], [settings.warmup_lr, settings.lr]))
+    return settings.min_lr + (settings.lr - settings.min_lr) * math.cos(math.pi / 2 * epoch / settings.epochs) ** 2
+
+
+SPACES = {
+    "lora": presets.lora(2),
+    "ssf": presets.ssf(),
+    "ia3": presets.ia3(),
+    "bitfit": presets.bitfit(),
+    "prompt": presets.prompt(),
+    "repadapter": presets.repadapter(2),
+    "frozen": presets.frozen(),
+    "supernet": SearchSpace(2),
+    "paper": SearchSpace.paper(3),
+}
+
+
+@pytest.mark.parametrize("gains", ["balanced", "paper"])
+@pytest.mark.parametrize("space", SPACES)
+def test_training_is_the_plain_loop(space: str, gains: Any) -> None:
+    settings = TrainSettings(epochs=20, warmup_epochs=3, batch_size=BATCH, lr=5e-3, min_lr=1e-4, weight_decay=0.05)
+    net = net_of(MLP().double(), SPACES[space], gains=gains)
+    oracle, data = HandWritten(net), Watched(net, X.double())
+    losses: list[float] = []
+    records = train_supernet(net, data, settings=settings, on_step=lambda *step: losses.append(step[2]))
+    steps = COUNT // BATCH
+    wanted = [
+        oracle.step(X[batch], Y[batch], structure, rate(settings, i, steps), settings.weight_decay)
+        for i, (batch, structure) in enumerate(data.read)
+    ]
+    assert len(wanted) == settings.epochs * steps
+    assert losses == pytest.approx(wanted, rel=1e-5)
+    assert wanted[-1] < wanted[0]
+    assert [r.loss for r in records] == pytest.approx(np.reshape(wanted, (-1, steps)).mean(1).tolist(), rel=1e-5)
+    assert [r.lr for r in records] == pytest.approx([rate(settings, (e + 1) * steps - 1, steps) for e in range(20)])
+    found = net.adapter_parameters() | net.head_parameters()
+    assert all(torch.allclose(found[name], p, rtol=1e-4, atol=1e-6) for name, p in oracle.trained.items())
+
+
+def test_every_step_draws_a_structure_and_every_epoch_a_new_order() -> None:
+    net = net_of()
+    data = Watched(net, X)
+    train_supernet(net, data, settings=TrainSettings(epochs=6, batch_size=BATCH))
+    orders = [[i for batch, _ in data.read[first : first + 4] for i in batch] for first in range(0, 24, 4)]
+    assert all(len(batch) == BATCH for batch, _ in data.read)
+    assert all(len(set(order)) == 20 for order in orders)  # nothing twice in an epoch, and the last three are left out
+    assert len({tuple(order) for order in orders}) == 6
+    assert set().union(*orders) == set(range(COUNT))
+    assert len({structure for _, structure in data.read}) == 24
+    assert all(net.bound.contains(structure) for _, structure in data.read)
+
+
+def test_callbacks_are_told_every_step_and_epoch() -> None:
+    told: list[tuple[int, int, float]] = []
+    epochs: list[EpochRecord] = []
+    records = train_supernet(
+        net_of(), (X, Y), (X, Y), SHORT, on_step=lambda *step: told.append(step), on_epoch=epochs.append
+    )
+    assert tuple(epochs) == records
+    assert [(step, steps) for step, steps, _ in told] == [(i + 1, 16) for i in range(16)]
+    assert [(r.epoch, r.step) for r in records] == [(1, 4), (2, 8), (3, 12), (4, 16)]
+    means = [math.fsum(loss for *_, loss in told[i : i + 4]) / 4 for i in range(0, 16, 4)]
+    assert [r.loss for r in records] == pytest.approx(means, rel=1e-12)
+    assert [set(r.to_dict()) - {"epoch", "step", "loss", "lr"} for r in records] == [set(), {"probes"}] * 2
+
+
+def test_data_may_come_as_samples_tensors_or_a_dataset() -> None:
+    nets = [net_of() for _ in range(3)]
+    for net, data in zip(nets, (TensorSamples(X, Y), (X, Y), TensorDataset(X, Y)), strict=True):
+        train_supernet(net, data, data, SHORT)
+    assert same(nets[0], nets[1])
+    assert same(nets[0], nets[2])
+
+
+def test_a_model_may_give_an_object_with_logits() -> None:
+    class Output(MLP):
+        def forward(self, x: Tensor) -> Any:
+            return SimpleNamespace(logits=super().forward(x), hidden_states=None)
+
+    nets = [net_of(), net_of(Output())]
+    records = [train_supernet(net, (X, Y), (X, Y), SHORT) for net in nets]
+    assert same(*nets)
+    assert records[0] == records[1]
+
+
+# What is trained and what is not
+
+
+class Mixed(nn.Module):
+    """Statistics and dropout in the frozen part and in the head, and parameters that are on no layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.norm, self.drop = nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Dropout(0.5)
+        self.scale = nn.Parameter(torch.ones(6))
+        self.last = nn.Linear(6, 6)
+        self.head = nn.Sequential(nn.BatchNorm1d(6), nn.Dropout(0.3), nn.Linear(6, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.last(self.drop(self.norm(self.fc(x))) * self.scale))
+
+
+def test_frozen_weights_and_statistics_do_not_move() -> None:
+    net = net_of(Mixed().train())
+    modes: set[tuple[str, bool]] = set()
+    for name, module in net.model.named_modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.Dropout)):
+            module.register_forward_hook(lambda module, _, __, name=name: modes.add((name, module.training)))
+    before = state(net)
+    train_supernet(net, (X, Y), settings=SHORT)
+    after = state(net)
+    frozen = set(net.frozen_tensors())
+    assert frozen >= {"fc.weight", "fc.bias", "norm.weight", "norm.running_mean", "norm.num_batches_tracked", "scale"}
+    assert all(after[key].equal(before[key]) for key in frozen)
+    assert modes == {("norm", False), ("drop", False), ("head.0", True), ("head.1", True)}
+    assert int(after["head.0.num_batches_tracked"]) == 16
+    assert all(not after[key].equal(before[key]) for key in net.head_parameters())
+    assert not any(module.training for module in net.modules())
+
+
+def test_the_pretrained_model_comes_back_after_training() -> None:
+    model = Mixed().train()
+    randomise_backbone(model)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    net = glora.adapt(model, SearchSpace(2))
+    train_supernet(net, (X, Y), settings=SHORT)
+    assert not net.model.head[2].weight.equal(before["head.2.weight"])
+    back = net.eject().state_dict()
+    assert list(back) == list(before)
+    assert all(back[key].equal(before[key]) for key in before)
+
+
+def test_a_step_updates_the_active_tensors_and_the_head_and_nothing_else() -> None:
+    net = net_of()
+    before = state(net)
+    changed_ever: set[str] = set()
+    used_ever: set[str] = set()
+
+    def check(*_: object) -> None:
+        active = {
+            f"{name}.support.{tensor}{up}"
+            for name, layer in net.active.items()
+            for tensor, form in layer.to_dict().items()
+            for up in (["", "_up"] if form.startswith("rank") else [""])
+        }
+        trained = active | {"out.weight", "out.bias"}
+        assert {name for name, p in net.model.named_parameters() if p.grad is not None} == trained
+        after = state(net)
+        changed = {key for key in after if not after[key].equal(before[key])}
+        assert changed <= trained
+        assert {"out.weight", "out.bias"} <= changed
+        changed_ever.update(changed)
+        used_ever.update(trained)
+        before.update(after)
+
+    train_supernet(net, (X, Y), settings=TrainSettings(epochs=15, batch_size=BATCH, lr=1e-2), on_step=check)
+    assert changed_ever == used_ever == {*net.adapter_parameters(), *net.head_parameters()}
+
+
+def test_a_model_without_a_trained_head_trains_too() -> None:
+    """A draw in which no support tensor acts leaves nothing to step; with one layer that happens soon."""
+    net = net_of(space=SearchSpace(2, A="none", B="none", C="none", D="none"), layers=["first"], head=False)
+    before = state(net)
+    records = train_supernet(net, (X, Y), settings=TrainSettings(epochs=3, batch_size=BATCH, lr=1e-2))
+    after = state(net)
+    assert {key for key in after if not after[key].equal(before[key])} == {"first.support.E"}
+    assert all(math.isfinite(record.loss) for record in records)
+
+
+def test_nothing_to_train_is_refused() -> None:
+    with pytest.raises(TargetError, match="nothing to train: the search space has no support tensor and the model no"):
+        train_supernet(net_of(space=presets.frozen(), head=False), (X, Y), settings=SHORT)
+
+
+# Randomness
+
+
+class Residual(nn.Module):
+    """Two branches that are dropped now and then."""
+
+    def __init__(self, drop: Callable[[], nn.Module] = lambda: DropPath(0.5)) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(5)
+            self.first, self.second, self.head = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 4)
+        self.drop, self.drop2 = drop(), drop()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop(self.first(x))
+        return self.head(x + self.drop2(torch.relu(self.second(x))))
+
+
+class FooDropPath(nn.Module):
+    """As each model of transformers has its own; without an ancestor in common with the others."""
+
+    def __init__(self, drop_prob: float = 0.5) -> None:
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        if not self.training:
+            return hidden_states
+        keep = 1 - self.drop_prob
+        shape = (hidden_states.shape[0],) + (1,) * (hidden_states.ndim - 1)
+        return hidden_states.div(keep) * torch.floor(keep + torch.rand(shape))
+
+
+DROPS: dict[str, Callable[[], nn.Module]] = {
+    "timm": lambda: DropPath(0.5),
+    "transformers": FooDropPath,
+    "torchvision": lambda: StochasticDepth(0.5, "row"),
+}
+
+
+def test_one_seed_gives_one_result_to_the_bit_whatever_the_callers_generators() -> None:
+    nets = {}
+    for name, seed, outside in (("a", 3, 0), ("b", 3, 1), ("c", 4, 0)):
+        nets[name] = net_of(Residual())
+        torch.manual_seed(outside)
+        random.seed(outside)
+        records = train_supernet(nets[name], (X, Y), (X, Y), TrainSettings(epochs=4, batch_size=BATCH, seed=seed))
+        nets[name].records = records
+    assert same(nets["a"], nets["b"])
+    assert nets["a"].records == nets["b"].records
+    assert not same(nets["a"], nets["c"])
+    assert nets["a"].records[0].loss != nets["c"].records[0].loss
+
+
+def test_the_callers_generators_are_left_alone() -> None:
+    def generators() -> list[Any]:
+        return [torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())]
+
+    before = generators()
+    train_supernet(net_of(Residual()), (X, Y), (X, Y), SHORT)
+    assert generators() == before
+    with pytest.raises(RuntimeError, match="enough"):
+        train_supernet(net_of(Residual()), (X, Y), settings=SHORT, on_step=raise_at(3))
+    assert generators() == before
+
+
+def raise_at(number: int) -> Callable[..., None]:
+    """A callback that raises when it is called for the ``number``-th time."""
+    calls = iter(range(1, 1000))
+
+    def call(*_: object) -> None:
+        if next(calls) == number:
+            raise RuntimeError("enough")
+
+    return call
+
+
+def test_evaluating_along_the_way_changes_nothing() -> None:
+    nets = [net_of(Residual()) for _ in range(2)]
+    losses = []
+    for net, val in zip(nets, (None, (X, Y)), strict=True):
+        losses.append([record.loss for record in train_supernet(net, (X, Y), val, SHORT)])
+    assert same(*nets)
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("kind", DROPS)
+def test_drop_path_acts_in_training_and_not_in_evaluation(kind: str) -> None:
+    net = net_of(Residual(DROPS[kind]))
+    seen: dict[bool, list[tuple[bool, bool]]] = {True: [], False: []}
+
+    def note(module: nn.Module, given: tuple[Tensor], found: Tensor) -> None:
+        seen[torch.is_grad_enabled()].append((module.training, found.equal(given[0])))
+
+    for module in (net.model.drop, net.model.drop2):
+        module.register_forward_hook(note)
+    train_supernet(net, (X, Y), (X, Y), SHORT)
+    assert len(seen[True]) == 2 * 16
+    assert all(training for training, _ in seen[True])
+    assert not any(unchanged for _, unchanged in seen[True])
+    assert len(seen[False]) == 2 * 2 * 3  # two drops in two evaluations of three probes
+    assert set(seen[False]) == {(False, True)}
+    assert not any(module.training for module in net.modules())
+    net.activate(Structure())
+    assert net(X).equal(net(X))
+    without = net_of(Residual(nn.Identity))
+    train_supernet(without, (X, Y), (X, Y), SHORT)
+    assert not without.model.head.weight.equal(net.model.head.weight)
+
+
+def test_drop_path_drops_as_many_samples_as_it_says() -> None:
+    net = net_of(Residual(lambda: DropPath(0.25)))
+    dropped: list[float] = []
+    net.model.drop.register_forward_hook(lambda _, __, out: dropped.extend((out == 0).all(1).tolist()))
+    train_supernet(net, (X, Y), settings=TrainSettings(epochs=80, batch_size=BATCH))
+    assert len(dropped) == 1600
+    assert sum(dropped) / 1600 == pytest.approx(0.25, abs=5 * math.sqrt(0.25 * 0.75 / 1600))
+
+
+# Going on after an interruption
+
+
+def runs() -> Iterator[tuple[str, Callable[[], nn.Module], Tensor]]:
+    yield "mlp", MLP, X
+    yield "drop path", Residual, X
+    yield "statistics in the head", Mixed, X
+    images = torch.randn(COUNT, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    settings = {"depth": 2, "img_size": 32, "num_classes": 4, "drop_path_rate": 0.5}
+    yield "vit", lambda: timm.create_model("vit_tiny_patch16_224", **settings), images
+
+
+RUNS = {name: (make, x) for name, make, x in runs()}
+
+
+@pytest.mark.usefixtures("_every_epoch")
+@pytest.mark.parametrize("name", RUNS)
+def test_a_resumed_training_is_one_never_interrupted(name: str, tmp_path: Path) -> None:
+    make, x = RUNS[name]
+
+    def fresh() -> GLoRAModel:
+        torch.manual_seed(0)
+        return net_of(make())
+
+    whole, parts = fresh(), fresh()
+    wanted = train_supernet(whole, (x, Y), (x, Y), SHORT)
+    seen: list[list[EpochRecord]] = []
+
+    def go_on(stop: int) -> tuple[EpochRecord, ...]:
+        seen.append([])
+        torch.rand(7)
+        options: dict[str, Any] = {"on_step": raise_at(stop), "on_epoch": seen[-1].append}
+        return train_supernet(parts, (x, Y), (x, Y), SHORT, state=tmp_path / "s", **options)
+
+    for _ in range(2):  # in epoch 2, and of what is left then in the second epoch again
+        parts = fresh()
+        with pytest.raises(RuntimeError, match="enough"):
+            go_on(6)
+    parts = fresh()
+    found = go_on(999)
+    assert found == wanted
+    assert [len(records) for records in seen] == [1, 2, 4]
+    assert all(tuple(records) == wanted[: len(records)] for records in seen)
+    assert same(parts, whole)
+    assert not any(module.training for module in parts.modules())
+
+
+@pytest.mark.usefixtures("_every_epoch")
+def test_a_training_stopped_by_its_callback_goes_on_after_that_epoch(tmp_path: Path) -> None:
+    whole, parts = net_of(), net_of()
+    wanted = train_supernet(whole, (X, Y), settings=SHORT)
+    with pytest.raises(RuntimeError, match="enough"):
+        train_supernet(parts, (X, Y), settings=SHORT, state=tmp_path / "s", on_epoch=raise_at(3))
+    steps: list[int] = []
+    parts = net_of()
+    found = train_supernet(
+        parts, (X, Y), settings=SHORT, state=tmp_path / "s", on_step=lambda step, *_: steps.append(step)
+    )
+    assert steps == [13, 14, 15, 16]
+    assert found == wanted
+    assert same(parts, whole)
+
+
+def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:
+    first, again = net_of(), net_of()
+    wanted = train_supernet(first, (X, Y), (X, Y), SHORT, state=tmp_path / "s")
+    written = (tmp_path / "s").read_bytes()
+    seen: list[EpochRecord] = []
+    found = train_supernet(
+        again, (X, Y), (X, Y), SHORT, state=tmp_path / "s", on_step=raise_at(1), on_epoch=seen.append
+    )
+    assert found == tuple(seen) == wanted
+    assert same(first, again)
+    assert (tmp_path / "s").read_bytes() == written
+
+
+def test_checkpoints_are_rare_and_one_comes_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there: list[bool] = []
+
+    def note(_: EpochRecord) -> None:
+        there.append((tmp_path / "s").exists())
+
+    train_supernet(net_of(), (X, Y), settings=SHORT, state=tmp_path / "s", on_epoch=note)
+    assert there == [False, False, False, True]
+
+
+KILLED = """
+import os, signal, sys
+sys.path[:0] = sys.argv[1:3]
+import torch, glora.train.supernet
+from glora import train_supernet
+from test_supernet import Residual, SHORT, X, Y, net_of, same
+glora.train.supernet._CHECKPOINT_SECONDS = 0.0
+def kill(step, *_):
+    if step == int(sys.argv[4]):
+        os.kill(os.getpid(), signal.SIGKILL)
+net, seen = net_of(Residual()), []
+found = train_supernet(net, (X, Y), (X, Y), SHORT, state=sys.argv[3], on_step=kill, on_epoch=seen.append)
+whole = net_of(Residual())
+assert train_supernet(whole, (X, Y), (X, Y), SHORT) == found == tuple(seen)
+assert same(net, whole)
+"""
+
+
+def test_a_killed_process_goes_on_and_ends_with_the_same(tmp_path: Path, environment: dict[str, str]) -> None:
+    codes = []
+    for step in ("10", "0"):
+        done = subprocess.run(
+            [sys.executable, "-c", KILLED, str(TESTS), str(TESTS / "train"), str(tmp_path / "s"), step],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (tmp_path / "s").is_file()
+        codes.append((done.returncode, done.stderr))
+    assert codes == [(-signal.SIGKILL, ""), (0, "")]
+    assert os.listdir(tmp_path) == ["s"]
+
+
+# What is refused
+
+
+def test_data_that_does_not_fill_a_batch_is_refused() -> None:
+    net = net_of()
+    before = state(net)
+    with pytest.raises(DataError, match="23 training images do not fill a batch of 24: lower batch_size"):
+        train_supernet(net, (X, Y), settings=TrainSettings(batch_size=24))
+    assert same(net, before)
+    assert len(train_supernet(net, (X, Y), settings=TrainSettings(epochs=1, batch_size=23))) == 1
+
+
+@pytest.mark.parametrize("place", [0, COUNT - 1])
+def test_a_label_beyond_the_head_is_refused(place: int) -> None:
+    net, labels = net_of(), Y.clone()
+    labels[place] = 4
+    before = state(net)
+    with pytest.raises(DataError, match=r"gives \[5, 4\] and the highest label is 4: create it with num_classes=5"):
+        train_supernet(net, (X, labels), settings=SHORT)
+    assert same(net, before)
+
+
+def test_a_label_beyond_the_head_in_the_validation_data_is_refused() -> None:
+    with pytest.raises(DataError, match="label 7 has no logit: the model's head has 4 outputs"):
+        train_supernet(net_of(), (X, Y), (X, Y + 4), SHORT)
+
+
+def test_a_model_that_gives_no_logits_of_a_batch_is_refused() -> None:
+    class Tokens(MLP):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).unsqueeze(1)
+
+    class Pair(MLP):
+        def forward(self, x: Tensor) -> Any:
+            return super().forward(x), None
+
+    with pytest.raises(DataError, match=r"the model gives \[5, 1, 4\] and the highest label is 3"):
+        train_supernet(net_of(Tokens()), (X, Y), settings=SHORT)
+    with pytest.raises(DataError, match=r"gives a tuple: neither a tensor nor an object with \.logits"):
+        train_supernet(net_of(Pair()), (X, Y), settings=SHORT)
+
+
+def test_a_layer_that_is_never_called_is_refused() -> None:
+    class Half(MLP):
+        def forward(self, x: Tensor) -> Tensor:
+            weight, bias = self.second.weight, self.second.bias
+            return self.out(nn.functional.linear(self.first(x), weight, bias))
+
+    net = net_of(Half())
+    before = state(net)
+    with pytest.raises(TargetError, match="never calls 1 adapted layers, the first is second: it uses their weights"):
+        train_supernet(net, (X, Y), settings=SHORT)
+    assert same(net, before)
+    assert len(train_supernet(net_of(Half(), layers=["first"]), (X, Y), settings=SHORT)) == 4
+
+
+@pytest.mark.usefixtures("_every_epoch")
+def test_a_loss_that_is_not_finite_stops_the_training_and_the_last_checkpoint_is_good(tmp_path: Path) -> None:
+    net, whole = net_of(), net_of()
+
+    def spoil(record: EpochRecord) -> None:
+        if record.epoch == 2:
+            with torch.no_grad():
+                net.model.out.weight[0, 0] = float("nan")
+
+    with pytest.raises(GloraError, match=r"the loss of epoch 3 is nan: lower lr \(0\.01\)"):
+        train_supernet(net, (X, Y), settings=SHORT, state=tmp_path / "s", on_epoch=spoil)
+    net = net_of()
+    found = train_supernet(net, (X, Y), settings=SHORT, state=tmp_path / "s")
+    assert found == train_supernet(whole, (X, Y), settings=SHORT)
+    assert same(net, whole)
+
+
+def test_a_diverging_training_is_stopped() -> None:
+    settings = TrainSettings(epochs=30, batch_size=BATCH, lr=1e18, warmup_lr=1e18, min_lr=1e18)
+    with pytest.raises(GloraError, match=r"the loss of epoch \d+ is (nan|inf): lower lr \(1e\+18\)"):
+        train_supernet(net_of(), (X, Y), settings=settings)
+
+
+# Precision
+
+
+def test_bf16_keeps_support_tensors_and_head_in_float32() -> None:
+    nets, losses = {}, {}
+    for precision in ("fp32", "bf16"):
+        net = nets[precision] = net_of()
+        dtypes = set()
+        net.model.first.register_forward_hook(lambda _, __, out, dtypes=dtypes: dtypes.add(out.dtype))
+
+        def check(*_: object, net: GLoRAModel = net) -> None:
+            trained = [*net.adapter_parameters().values(), *net.head_parameters().values()]
+            assert {p.dtype for p in trained} == {p.grad.dtype for p in trained if p.grad is not None}
+            assert {p.dtype for p in trained} == {torch.float32}
+
+        settings = TrainSettings(epochs=4, batch_size=BATCH, lr=1e-2, precision=precision)
+        losses[precision] = [r.loss for r in train_supernet(net, (X, Y), (X, Y), settings, on_step=check)]
+        assert dtypes == {torch.float32 if precision == "fp32" else torch.bfloat16}
+    assert losses["bf16"] != losses["fp32"]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05)
+
+
+def test_fp16_needs_a_gpu() -> None:
+    with pytest.raises(ConfigError, match="fp16 needs a GPU: use precision=bf16 or fp32 on a CPU"):
+        train_supernet(net_of(), (X, Y), settings=TrainSettings(batch_size=BATCH, precision="fp16"))
+
+
+# Whether it learns
+
+
+def test_the_supernet_of_a_small_vit_learns_its_training_set() -> None:
+    torch.manual_seed(0)
+    vit = timm.create_model("vit_tiny_patch16_224", depth=2, img_size=32, num_classes=3, drop_path_rate=0.1)
+    images, labels = torch.randn(24, 3, 32, 32), torch.arange(24) % 3
+    net = glora.adapt(vit, SearchSpace(4))
+    settings = TrainSettings(epochs=25, batch_size=8, lr=3e-3, probes=2, evaluations=1)
+    records = train_supernet(net, (images, labels), (images, labels), settings)
+    assert records[-1].loss < 0.5 * records[0].loss
+    assert set(records[-1].probes or {}) == {"smallest", "largest", "random-0", "random-1"}
+    assert min((records[-1].probes or {}).values()) > 0.9
+    scored = Evaluator(net, TensorSamples(images, labels))
+    assert scored(Structure({name: LayerStructure(B="rank-4") for name in net.layers})).accuracy > 0.9
