@@ -63,7 +63,7 @@ class Comparison:
     def test(self) -> None:
         """Look at the test images, once: the figures of everything that was compared."""
         run = self.run
-        if run.data.test is None or run.metrics.tested:
+        if run.metrics.tested or run.data.test is None:  # in this order: asking for the images decodes them
             return
         run.progress.say("test: the held-out images are looked at now, once")
         supernet = Evaluator(run.net, run.data.test, self.config.eval_batch_size, self._precision)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,11 +16,17 @@ from glora.files import write_text
 from glora.gains import GainPolicy
 from glora.precision import native_precision
 from glora.space import BiasPolicy, SearchSpace
+from glora.strategies.evolution import check_evolution
 from glora.train.settings import TrainSettings
 
 __all__ = ["RunConfig", "parse_count"]
 
 _PRESET = re.compile(r"(lora|repadapter)-([1-9]\d*)|(ssf|ia3|bitfit|prompt|frozen)")
+# What may still change while the search has not begun; the other settings, while the training has not.
+_OF_THE_SEARCH = frozenset(
+    "budget eval_batch_size generations population parents mutants crossovers mutation finetune_epochs baselines "
+    "random_subnets".split()
+)
 _SUFFIXES = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
 
 
@@ -32,7 +39,10 @@ def parse_count(text: str | int | float) -> int:
     found = re.fullmatch(r"([0-9][0-9_,]*(?:\.[0-9]+)?)([kKmMbB]?)", str(text).strip())
     if not found:
         raise ConfigError(f"budget {text!r} is no number of parameters: write 300000, 300k or 0.3M")
-    return round(float(re.sub("[_,]", "", found[1])) * _SUFFIXES[found[2].lower()])
+    count = Decimal(re.sub("[_,]", "", found[1])) * _SUFFIXES[found[2].lower()]
+    if count != int(count):
+        raise ConfigError(f"budget {text!r} is no whole number of parameters: write 300000, 300k or 0.3M")
+    return int(count)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +139,15 @@ class RunConfig:
                 raise ConfigError(f"{name} is {least} or more, not {getattr(self, name)}")
         self.search_space()
         self.train_settings()
+        check_evolution(
+            self.seed,
+            self.generations,
+            self.population,
+            self.parents,
+            self.mutants,
+            self.crossovers,
+            self.mutation,
+        )
 
     @property
     def folder(self) -> Path:
@@ -176,11 +195,14 @@ class RunConfig:
         )
 
     def check(self, folder: Path) -> None:
-        """Raise ConfigError, naming the setting, if the folder holds a run with another one."""
+        """Raise ConfigError, naming the setting, if the folder holds a run whose results depend on another one."""
         path = folder / "config.yaml"
         there = self._read(path) if path.is_file() else {}
+        trained = any((folder / name).exists() for name in ("state.safetensors", "supernet.safetensors"))
+        searched = (folder / "search.jsonl").exists()
         for key, value in asdict(self).items():
-            if key != "out" and key in there and there[key] != value:
+            counts = searched if key in _OF_THE_SEARCH else trained
+            if counts and key != "out" and key in there and there[key] != value:
                 raise ConfigError(
                     f"{folder} holds a run with {key}={there[key]}, now it is {value}: "
                     "give the same settings to go on with it, or another --out"
@@ -216,7 +238,7 @@ class RunConfig:
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is no readable YAML: {error}") from error
+            raise ConfigError(f"{path} is no readable YAML: {' '.join(str(error).split())}") from error
         if not isinstance(values, dict):
             raise ConfigError(f"{path} holds no settings")
         return values

@@ -11,14 +11,14 @@ from torch import nn
 
 from glora.backbones import load_backbone
 from glora.checkpoint import load, load_merged, read_metadata
-from glora.data import ImageSamples, Part, Preprocessing, has_splits, images_in, is_vtab, list_data, list_whole
+from glora.data import ImageSamples, Listing, Preprocessing, has_splits, images_in, is_vtab, list_data, list_whole
 from glora.errors import CheckpointError, DataError
 from glora.evaluate import predict_logits
 from glora.model import GLoRAModel
 from glora.precision import Precision
 from glora.train.processes import Processes
 
-__all__ = ["Classifier", "Prediction", "labelled_part", "open_adapter", "open_classifier", "predict"]
+__all__ = ["Classifier", "Prediction", "adapter_of", "labelled_part", "open_adapter", "open_classifier", "predict"]
 
 # Images decoded at a time, so that a large folder needs little memory and shows results early.
 _CHUNK = 512
@@ -51,48 +51,64 @@ class Prediction:
     classes: tuple[tuple[str, float], ...]
 
 
-def open_adapter(path: str | Path, checkpoint: str | None = None) -> GLoRAModel:
+def adapter_of(source: str | Path) -> Path:
+    """The adapter file of a run folder; any other path as it is.
+
+    Raises:
+        CheckpointError: if the folder holds none, or is no run folder.
+    """
+    path = Path(source)
+    if not path.is_dir():
+        return path
+    if (path / "adapter.safetensors").is_file():
+        return path / "adapter.safetensors"
+    if not (path / "config.yaml").is_file():
+        raise CheckpointError(f"{path} is no run folder: it has neither adapter.safetensors nor config.yaml")
+    raise CheckpointError(f"{path} has no adapter.safetensors yet: glora search {path} makes it")
+
+
+def open_adapter(path: str | Path, checkpoint: str | None = None, model: str | None = None) -> GLoRAModel:
     """Build the backbone that an adapter file names, and put the adapter on it.
 
     Args:
         path: of the adapter file.
         checkpoint: local weights of the backbone, if they lie elsewhere than in training.
+        model: name of the backbone, if it is another one than in training (a folder that was moved).
 
     Raises:
         BackboneError: if the backbone cannot be had.
         CheckpointError: if the file is no adapter, damaged, or of another backbone.
     """
-    values = read_metadata(path).values
-    arguments = _arguments(values, path)
-    if checkpoint is not None:
-        arguments["checkpoint"] = checkpoint
+    arguments = _arguments(read_metadata(path).values, path)
+    arguments |= {key: value for key, value in (("name", model), ("checkpoint", checkpoint)) if value is not None}
     return load(load_backbone(**arguments).model, path)
 
 
-def open_classifier(source: str | Path, checkpoint: str | None = None) -> Classifier:
+def open_classifier(source: str | Path, checkpoint: str | None = None, model: str | None = None) -> Classifier:
     """Open an adapter file, a merged file, or a run folder, of which the adapter file is taken.
 
     Args:
         source: the file or folder.
         checkpoint: as in :func:`open_adapter`; a merged file needs none.
+        model: as in :func:`open_adapter`.
 
     Raises:
         BackboneError: if the backbone cannot be had.
         CheckpointError: if the file is neither, damaged, or of another backbone.
     """
-    path = Path(source)
-    path = path / "adapter.safetensors" if path.is_dir() else path
+    path = adapter_of(source)
     kind, values = read_metadata(path)
     if kind == "adapter":
-        model = open_adapter(path, checkpoint).merge(inplace=True)
+        plain = open_adapter(path, checkpoint, model).merge(inplace=True)
     elif kind == "merged":
         arguments = _arguments(values, path) | {"checkpoint": None}
-        model = load_merged(load_backbone(**arguments, pretrained=False).model, path)
+        arguments |= {} if model is None else {"name": model}
+        plain = load_merged(load_backbone(**arguments, pretrained=False).model, path)
     else:
         raise CheckpointError(f"{path} is a file of kind {kind!r}: give an adapter, a merged file or a run folder")
     preprocessing = Preprocessing.from_dict(values["preprocessing"])
-    model = model.to(Processes().device).eval()
-    return Classifier(model, tuple(values["classes"]), preprocessing, path, kind)
+    plain = plain.to(Processes().device).eval()
+    return Classifier(plain, tuple(values["classes"]), preprocessing, path, kind)
 
 
 def predict(
@@ -123,10 +139,13 @@ def predict(
     top = min(top, len(classifier.classes))
     for start in range(0, len(files), _CHUNK):
         chunk = files[start : start + _CHUNK]
-        samples = ImageSamples(chunk, [0] * len(chunk), classifier.preprocessing, skip_bad=skip_bad)
+        labels = [0] * len(chunk)
+        samples = ImageSamples(chunk, labels, classifier.preprocessing, skip_bad=skip_bad, may_be_empty=True)
         if on_skip is not None:
             for path, reason in samples.skipped:
                 on_skip(path, reason)
+        if len(samples) == 0:
+            continue
         logits = predict_logits(classifier.model, samples, batch_size, precision)
         likeliest = logits.double().softmax(1).topk(top)
         for index, values, places in zip(samples.kept, likeliest.values, likeliest.indices, strict=True):
@@ -148,39 +167,45 @@ def _files(images: Iterable[str | Path]) -> Iterator[Path]:
 
 
 def labelled_part(
-    classifier: Classifier, source: str, split: str | None = None, *, skip_bad: bool = False, **cut: Any
-) -> tuple[ImageSamples, str]:
+    classifier: Classifier, source: str, split: str = "auto", *, skip_bad: bool = False, **cut: Any
+) -> tuple[ImageSamples, str, int]:
     """Labelled images to evaluate a classifier on.
 
     Args:
         classifier: whose classes the labels refer to, by name.
         source: as in :func:`glora.data.list_data`; a folder of class folders without splits is taken as a whole.
-        split: "train", "val", "test" or "all"; None for "test", or "all" where there are no splits.
+        split: "train", "val", "test" or "all"; "auto" for "test", or "all" where there are no splits.
         skip_bad: go on without files that cannot be read.
         **cut: what else :func:`glora.data.list_data` takes, where the split is cut by a seed.
 
     Returns:
-        The samples, and the name of the split.
+        The samples, the name of the split, and how many bad files were left out.
 
     Raises:
         DataError: if there is no such split, or a class that the classifier does not know.
     """
     plain = source != "digits" and not is_vtab(source) and not has_splits(source)
-    if split == "all" or (split is None and plain and not cut):
-        classes, part = list_whole(source, skip_bad=skip_bad)
-        split = "all"
-    else:
-        listing = list_data(source, skip_bad=skip_bad, **cut)
-        classes, split = listing.classes, split or "test"
-        found: Part | None = getattr(listing, split)
-        if found is None:
-            raise DataError(f"{source}: has no {split} images: give --split train, val or all, or other --data")
-        part = found
-    if unknown := [name for name in classes if name not in classifier.classes]:
+    if split == "auto":
+        split = "all" if plain and not cut else "test"
+    whole = plain and split == "all"
+    listing = list_whole(source, skip_bad=skip_bad) if whole else list_data(source, skip_bad=skip_bad, **cut)
+    names = ("train", "val", "test") if split == "all" else (split,)
+    parts = [part for name in names if (part := getattr(listing, name)) is not None]
+    if not parts:
+        raise DataError(f"{source}: has no {split} images: give --split train, val or all, or other --data")
+    labels = _known_labels(classifier, listing, source, [label for part in parts for label in part.labels])
+    images = [image for part in parts for image in part.images]
+    samples = ImageSamples(images, labels, classifier.preprocessing, skip_bad=skip_bad)
+    return samples, split, len(listing.skipped) + len(samples.skipped)
+
+
+def _known_labels(classifier: Classifier, listing: Listing, source: str, labels: list[int]) -> list[int]:
+    """Labels of the data as labels of the classifier, by the names of the classes."""
+    places = {name: place for place, name in enumerate(classifier.classes)}
+    if unknown := [name for name in listing.classes if name not in places]:
         known = ", ".join(classifier.classes[:6]) + ("" if len(classifier.classes) < 7 else ", …")
         raise DataError(f"{source}: {classifier.file} knows no class {unknown[0]!r}: its classes are {known}")
-    labels = [classifier.classes.index(classes[label]) for label in part.labels]
-    return ImageSamples(part.images, labels, classifier.preprocessing, skip_bad=skip_bad), split
+    return [places[listing.classes[label]] for label in labels]
 
 
 def _arguments(values: dict[str, Any], path: str | Path) -> dict[str, Any]:

@@ -52,6 +52,8 @@ class Run:
 
     def __init__(self, config: RunConfig, progress: Progress, command: str = "") -> None:
         self.config, self.progress, self.folder = config, progress, config.folder
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ConfigError(f"{self.folder} is a file: give another --out for the run folder")
         config.check(self.folder)
         listing = list_data(
             config.data,
@@ -141,7 +143,12 @@ class Run:
         path, net = self.folder / "merged.safetensors", self.tune()
         inputs = self.data.val.inputs(torch.arange(min(len(self.data.val), self.config.eval_batch_size)))
         plain, figures = verified_merge(net, inputs)
-        save_merged(plain, path, self.extra() | {"verification": figures})
+        about = {"structure": net.active.to_dict(), "alpha": 1.0, "verification": figures}
+        if created := net.created_biases():
+            self.progress.say(
+                f"merge: {len(created)} layers get a bias that they did not have, {created[0]} and others"
+            )
+        save_merged(plain, path, self.extra() | about)
         self.metrics.update(verification=figures)
         return path
 
@@ -186,9 +193,10 @@ class Run:
     def extra(self) -> dict[str, Any]:
         """What travels along in every file, so that it can be used without this folder."""
         config = self.config
+        checkpoint = None if config.checkpoint is None else str(Path(config.checkpoint).resolve())
         return {
-            "backbone": config.model,
-            "backbone_arguments": {"size": config.size, "checkpoint": config.checkpoint},
+            "backbone": _absolute(config.model),
+            "backbone_arguments": {"size": config.size, "checkpoint": checkpoint},
             "classes": list(self._classes),
             "preprocessing": self.preprocessing.to_dict(),
         }
@@ -260,7 +268,7 @@ class Run:
             versions={"python": platform.python_version(), **{name: version(name) for name in packages}},
             seed=self.config.seed,
             head_size=self.net.head_size,
-            command=command,
+            command=command or self.metrics.values.get("command", ""),
         )
 
     @contextmanager
@@ -279,3 +287,9 @@ class Run:
             yield lap
         finally:
             lap(0.0)
+
+
+def _absolute(model: str) -> str:
+    """The name of a backbone, with the full path where it is a local folder: files are used from anywhere."""
+    prefix, _, place = model.partition(":")
+    return f"{prefix}:{Path(place).resolve()}" if place and Path(place).is_dir() else model

@@ -36,7 +36,7 @@ def verified_merge(net: GLoRAModel, inputs: Tensor, alpha: float = 1.0) -> tuple
     plain = net.merge()
     adapted, merged = predict_logits(net, batch, len(inputs)), predict_logits(plain, batch, len(inputs))
     difference = float((adapted - merged).abs().max())
-    if not difference <= _TOLERANCE * max(1.0, float(adapted.abs().max())):
+    if not difference <= _TOLERANCE * float(adapted.abs().max()):
         raise MergeError(
             f"the merged model's logits differ from the adapted model's by {difference:g}: nothing was written"
         )

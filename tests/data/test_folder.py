@@ -232,7 +232,8 @@ def test_a_whole_folder_in_order_with_single_images_too(tmp_path: Path) -> None:
     root = unsplit(tmp_path / "x", {"b": 3, "a": 1})
     fill(root / "b" / "deeper", 2, 5)
     (root / "b" / "notes.txt").write_text("no image")
-    classes, part = list_whole(root)
+    listing = list_whole(root)
+    classes, part = listing.classes, listing.train
     assert classes == ("a", "b")
     assert part.labels == (0, 1, 1, 1, 1, 1)
     assert part.names == ("a/000.png", "b/000.png", "b/001.png", "b/002.png", "b/deeper/000.png", "b/deeper/001.png")
@@ -242,7 +243,8 @@ def test_a_whole_folder_in_order_with_single_images_too(tmp_path: Path) -> None:
 def test_a_whole_folder_may_have_a_class_without_images(tmp_path: Path) -> None:
     root = unsplit(tmp_path / "x", {"a": 2})
     (root / "empty").mkdir()
-    classes, part = list_whole(root)
+    listing = list_whole(root)
+    classes, part = listing.classes, listing.train
     assert (classes, part.labels) == (("a", "empty"), (0, 0))
 
 
@@ -273,7 +275,8 @@ def test_a_whole_folder_without_its_bad_files(tmp_path: Path) -> None:
     root = unsplit(tmp_path / "x", {"a": 2, "b": 1})
     (root / "a" / "x.png").write_text("no image")
     picture(0).save(root / "loose.png")
-    classes, part = list_whole(root, skip_bad=True)
+    listing = list_whole(root, skip_bad=True)
+    classes, part = listing.classes, listing.train
     assert (classes, part.names) == (("a", "b"), ("a/000.png", "a/001.png", "b/000.png"))
 
 

@@ -131,9 +131,9 @@ def test_illegal_initial_structures_are_refused(structure: Structure, error: typ
         ({"crossovers": -1}, "are 0 or more"),
         ({"mutants": 26}, "26 mutants and 25 crossovers are more than the population of 50"),
         ({"parents": 1}, "25 crossovers need at least 2 parents"),
-        ({"probability": -0.1}, r"probability is between 0 and 1, not -0\.1"),
-        ({"probability": 1.1}, r"probability is between 0 and 1, not 1\.1"),
-        ({"probability": float("nan")}, "probability is between 0 and 1, not nan"),
+        ({"probability": -0.1}, r"probability of a mutation is between 0 and 1, not -0\.1"),
+        ({"probability": 1.1}, r"probability of a mutation is between 0 and 1, not 1\.1"),
+        ({"probability": float("nan")}, "probability of a mutation is between 0 and 1, not nan"),
         (
             {"population": 2, "parents": 1, "mutants": 0, "crossovers": 0}
             | {

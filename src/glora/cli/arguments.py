@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from importlib.metadata import version
 from typing import Any, NoReturn
@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentParser
 
 from glora.cli.commands import COMMANDS
+from glora.cli.data_commands import DATA_COMMANDS, GROUP
 from glora.config import RunConfig
 
 __all__ = ["build_parser", "spell"]
@@ -20,25 +21,44 @@ __all__ = ["build_parser", "spell"]
 _EPILOG = "Flags may be written with - or _ between words; one that is true or false needs no value."
 
 
+_POSITIONAL = frozenset({"source", "run", "images", "name", "dir"})
+
+
 class _Parser(ArgumentParser):
-    """A parser whose errors are one line."""
+    """A parser whose errors are one line, in the words of the command line."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        print(f"{self.prog}: {' '.join(message.split())} (see {self.prog} --help)", file=sys.stderr)
+        prog, line = self.prog, " ".join(message.split())
+        if found := re.fullmatch(r"the following arguments are required: ([\w.]+)\.(\w+)(,.*)?", line):
+            prog = f"glora {found[1].replace('.', ' ')}"
+            line = f"{found[2].upper() if found[2] in _POSITIONAL else f'--{found[2]}'} is needed"
+        line = re.sub(r'Parser key "(?:\w+\.)*(\w+)": ', r"--\1: ", line)
+        line = re.sub(r"Expected a <class '(\w+)'>\. Got value: (.*)", r"expected a value of type \1, not \2", line)
+        line = re.sub(r"Expected a typing\.Literal\[(.*?)\]\. Got value: (.*)", r"expected one of \1, not \2", line)
+        print(f"{prog}: {line} (see {prog} --help)", file=sys.stderr)
         sys.exit(2)
 
 
 def build_parser() -> ArgumentParser:
     """The parser of all commands."""
-    parser = _Parser(prog="glora", description=__doc__, version=f"glora {version('glora')}")
+    parser = _Parser(prog="glora", description=__doc__, version=version("glora"))
     parser.description = "Adapt a frozen pretrained network to a small labelled data set by GLoRA."
     found = parser.add_subcommands(dest="command", required=True, metavar="COMMAND")
-    for name, command in COMMANDS.items():
+    _add_commands(found, "glora", COMMANDS)
+    data = _Parser(description=GROUP)
+    found.add_subcommand("data", data, help=GROUP)
+    _add_commands(data.add_subcommands(dest="action", required=True, metavar="COMMAND"), "glora data", DATA_COMMANDS)
+    data.prog = "glora data"
+    return parser
+
+
+def _add_commands(found: Any, prog: str, commands: Mapping[str, Callable[..., None]]) -> None:
+    for name, command in commands.items():
         text = inspect.getdoc(command) or ""
-        own = _Parser(prog=f"glora {name}", description=text.split("\n\nArgs:")[0], epilog=_EPILOG)
+        own = _Parser(description=text.split("\n\nArgs:")[0], epilog=_EPILOG)
         _add(own, command)
         found.add_subcommand(name, own, help=text.split("\n")[0])
-    return parser
+        own.prog = f"{prog} {name}"  # which adding it has changed
 
 
 def _add(parser: ArgumentParser, command: Callable[..., Any]) -> None:
@@ -59,7 +79,7 @@ def spell(arguments: Sequence[str]) -> list[str]:
     What stands behind ``--`` is left as it is.
     """
     switches = {field.name for field in fields(RunConfig) if field.type == "bool"}
-    for command in COMMANDS.values():
+    for command in (*COMMANDS.values(), *DATA_COMMANDS.values()):
         switches |= {p.name for p in inspect.signature(command).parameters.values() if p.annotation in (bool, "bool")}
     spelt: list[str] = []
     for i, argument in enumerate(arguments):
@@ -76,4 +96,16 @@ def spell(arguments: Sequence[str]) -> list[str]:
         elif name.startswith("no_") and name[3:] in switches and not value:
             name, value = name[3:], "=false"
         spelt.append(f"--{name}{value}")
-    return spelt
+    return _files_first(spelt)
+
+
+def _files_first(arguments: list[str]) -> list[str]:
+    """Move ``--config FILE`` before the other flags, which win over it wherever they stand."""
+    rest, files = [], []
+    left = iter(arguments)
+    for argument in left:
+        if argument == "--config":
+            files += [argument, *([following] if (following := next(left, None)) is not None else [])]
+        else:
+            (files if argument.startswith("--config=") else rest).append(argument)
+    return [*rest[:1], *files, *rest[1:]]

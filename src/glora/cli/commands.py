@@ -17,10 +17,10 @@ from glora.comparison import Comparison
 from glora.config import RunConfig, parse_count
 from glora.data import Preprocessing
 from glora.demo import demo_config
-from glora.errors import CheckpointError, ConfigError
+from glora.errors import ConfigError
 from glora.evaluate import evaluate
 from glora.files import replacing
-from glora.inference import labelled_part, open_adapter, open_classifier
+from glora.inference import adapter_of, labelled_part, open_adapter, open_classifier
 from glora.inference import predict as classify
 from glora.metrics import Metrics
 from glora.precision import Precision, native_precision
@@ -46,14 +46,15 @@ def run(config: RunConfig, line: str = "", json: bool = False) -> None:
         line: the command as it was given, for the report.
         json: print the results as JSON.
     """
-    made = Run(config, ConsoleProgress(), line)
-    made.train()
-    made.search()
-    made.merge()
-    comparison = Comparison(made)
-    comparison.validate()
-    comparison.test()
-    made.report()
+    with ConsoleProgress() as progress:
+        made = Run(config, progress, line)
+        made.train()
+        made.search()
+        made.merge()
+        comparison = Comparison(made)
+        comparison.validate()
+        comparison.test()
+        made.report()
     print_table(made.folder, made.metrics.values, json)
 
 
@@ -65,9 +66,11 @@ def train(config: RunConfig, line: str = "", json: bool = False) -> None:
         line: the command as it was given, for the report.
         json: print the results as JSON.
     """
-    made = Run(config, ConsoleProgress(), line)
-    made.train()
-    result = {"supernet": str(made.folder / "supernet.safetensors"), "report": str(made.report())}
+    with ConsoleProgress() as progress:
+        made = Run(config, progress, line)
+        made.train()
+        report = made.report()
+    result = {"supernet": str(made.folder / "supernet.safetensors"), "report": str(report)}
     print_results(result | {"next": f"glora search {made.folder}"}, json)
 
 
@@ -87,26 +90,30 @@ def search(
         out: a new run folder, to search the same supernet once more with other settings.
         budget: most adapter parameters, such as 300k; as in the run if not given, and so is what follows.
         generations: of the evolution, after a first one of random structures.
-        population: candidates in a generation.
+        population: candidates in a generation; half of them are mutants, half crossovers, a fifth become parents.
         finetune_epochs: further epochs for the chosen subnet alone.
         json: print the results as JSON.
     """
-    given = {
+    given: dict[str, Any] = {
         "budget": None if budget is None else parse_count(budget),
         "generations": generations,
-        "population": population,
         "finetune_epochs": finetune_epochs,
     }
+    if population is not None:
+        half, parents = population // 2, min(population, max(2, population // 5))
+        given |= {"population": population, "mutants": half, "crossovers": half, "parents": parents}
     config = _searched_anew(RunConfig.load(run), {key: v for key, v in given.items() if v is not None}, out)
-    made = Run(config, ConsoleProgress())
-    best = made.search().best
-    made.tune()
+    with ConsoleProgress() as progress:
+        made = Run(config, progress)
+        best = made.search().best
+        made.tune()
+        report = made.report()
     result = {
         "val_accuracy": best.score.accuracy,
         "parameters": best.size,
         "structure": str(made.folder / "structure.json"),
         "adapter": str(made.folder / "adapter.safetensors"),
-        "report": str(made.report()),
+        "report": str(report),
     }
     print_results(result | {"next": f"glora merge {made.folder}"}, json)
 
@@ -136,7 +143,12 @@ def _searched_anew(config: RunConfig, given: dict[str, Any], out: str | None) ->
 
 
 def merge(
-    source: str, out: str | None = None, alpha: float = 1.0, checkpoint: str | None = None, json: bool = False
+    source: str,
+    out: str | None = None,
+    alpha: float = 1.0,
+    model: str | None = None,
+    checkpoint: str | None = None,
+    json: bool = False,
 ) -> None:
     """Fold an adapter into the weights: the plain model's state dict, verified against the adapted model.
 
@@ -144,17 +156,20 @@ def merge(
         source: a run folder or an adapter file.
         out: the merged file; merged.safetensors in the run folder, or beside the adapter file, if not given.
         alpha: interpolates between the pretrained (0) and the tuned weights (1), which helps under a shift of domain.
+        model: name of the backbone, if it is another one than in training (a folder that was moved).
         checkpoint: local weights of the backbone, if they lie elsewhere than in training.
         json: print the results as JSON.
     """
-    path = _adapter_of(source)
-    net = open_adapter(path, checkpoint)
+    path = adapter_of(source)
+    net = open_adapter(path, checkpoint, model)
     values = read_metadata(path).values
     size = Preprocessing.from_dict(values["preprocessing"]).size
     noise = torch.randn(_NOISE, 3, size, size, generator=torch.Generator().manual_seed(0))
     plain, figures = verified_merge(net, noise, alpha)
     name = "merged.safetensors" if path.name == "adapter.safetensors" else f"{path.stem}-merged.safetensors"
     target = path.with_name(name) if out is None else Path(out)
+    if target.is_dir():
+        raise ConfigError(f"{target} is a folder: give --out FILE, such as {target / name}")
     about = {key: values[key] for key in ("backbone", "backbone_arguments", "classes", "preprocessing", "structure")}
     save_merged(plain, target, about | {"alpha": alpha, "verification": figures})
     result: dict[str, Any] = {"merged": str(target), "alpha": alpha, **figures}
@@ -164,7 +179,8 @@ def merge(
 def eval_(
     source: str,
     data: str | None = None,
-    split: Literal["train", "val", "test", "all"] | None = None,
+    split: Literal["auto", "train", "val", "test", "all"] = "auto",
+    model: str | None = None,
     checkpoint: str | None = None,
     batch_size: int = 50,
     precision: AnyPrecision = "auto",
@@ -176,13 +192,15 @@ def eval_(
     Args:
         source: a run folder, an adapter file or a merged file.
         data: as for glora run; a run folder's own data if not given. A folder without splits is taken as a whole.
-        split: part of the data; test if not given.
+        split: part of the data; auto is test, or all of a folder that has no splits.
+        model: name of the backbone, if it is another one than in training (a folder that was moved).
         checkpoint: local weights of the backbone, if they lie elsewhere than in training.
         batch_size: images in a forward.
         precision: of the forward.
         skip_bad: go on without files that are no readable images.
         json: print the results as JSON.
     """
+    _check_batch(batch_size)
     folder = Path(source) if Path(source).is_dir() else None
     cut: dict[str, Any] = {}
     if data is None:
@@ -191,8 +209,8 @@ def eval_(
         config = RunConfig.load(folder)
         data, skip_bad = config.data, skip_bad or config.skip_bad
         cut = {key: getattr(config, key) for key in ("seed", "val_fraction", "test_fraction")}
-    classifier = open_classifier(source, checkpoint)
-    samples, part = labelled_part(classifier, data, split, skip_bad=skip_bad, **cut)
+    classifier = open_classifier(source, checkpoint, model)
+    samples, part, skipped = labelled_part(classifier, data, split, skip_bad=skip_bad, **cut)
     score = evaluate(classifier.model, samples, batch_size, _resolved(precision))
     result = {
         "file": str(classifier.file),
@@ -202,7 +220,7 @@ def eval_(
         "accuracy": score.accuracy,
         "standard_error": (score.accuracy * (1 - score.accuracy) / len(samples)) ** 0.5,
         "loss": score.loss,
-        "skipped": len(samples.skipped),
+        "skipped": skipped,
     }
     if folder is not None:
         metrics = Metrics.open(folder / "metrics.json")
@@ -215,6 +233,7 @@ def predict(
     source: str,
     images: list[str],
     top: int = 1,
+    model: str | None = None,
     checkpoint: str | None = None,
     batch_size: int = 50,
     precision: AnyPrecision = "auto",
@@ -227,17 +246,19 @@ def predict(
         source: a run folder, an adapter file or a merged file.
         images: image files, or folders of them.
         top: how many of the likeliest classes to print for each image.
+        model: name of the backbone, if it is another one than in training (a folder that was moved).
         checkpoint: local weights of the backbone, if they lie elsewhere than in training.
         batch_size: images in a forward.
         precision: of the forward.
         skip_bad: go on without files that are no readable images.
         json: print one JSON object a line.
     """
-    if top < 1 or batch_size < 1:
-        raise ConfigError("--top and --batch-size are 1 or more")
+    _check_batch(batch_size)
+    if top < 1:
+        raise ConfigError(f"--top is 1 or more, not {top}")
     progress = ConsoleProgress()
     found = classify(
-        open_classifier(source, checkpoint),
+        open_classifier(source, checkpoint, model),
         images,
         top=top,
         batch_size=batch_size,
@@ -270,8 +291,10 @@ def info(
         bias: as for glora run.
         json: print JSON, with every layer.
     """
-    if (path := Path(source)).exists() and not source.startswith("hf:"):
-        info_.print_file(_adapter_of(source) if path.is_dir() else path, json)
+    if Path(source).exists():
+        info_.print_file(adapter_of(source), json)
+    elif source.startswith((".", "/", "~")) or source.endswith(".safetensors"):
+        raise ConfigError(f"{source}: no such file or folder")
     else:
         config = RunConfig(data="-", model=source, size=size, rank=rank, space=space, layers=layers, bias=bias)
         info_.print_model(config, classes, json)
@@ -298,13 +321,9 @@ def demo(out: str = "runs/demo", json: bool = False) -> None:
     run(demo_config(out), f"glora demo --out {out}", json)
 
 
-def _adapter_of(source: str) -> Path:
-    path = Path(source)
-    if not path.is_dir():
-        return path
-    if not (path / "adapter.safetensors").is_file():
-        raise CheckpointError(f"{path} has no adapter.safetensors: glora search {path} makes it")
-    return path / "adapter.safetensors"
+def _check_batch(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ConfigError(f"--batch-size is 1 or more, not {batch_size}")
 
 
 def _resolved(precision: AnyPrecision) -> Precision:

@@ -36,8 +36,14 @@ class ConsoleProgress:
         self.close()
         return self._rich_bar(label, total) if self._console.is_terminal else self._lines(label, total)
 
+    def __enter__(self) -> ConsoleProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
-        """End the bar that is open, if any."""
+        """End the bar that is open, if any, which holds the standard output while it lasts."""
         if self._live is not None:
             self._live.stop()
             self._live = None

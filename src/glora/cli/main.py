@@ -13,6 +13,8 @@ from glora.errors import GloraError
 
 __all__ = ["main"]
 
+_RESUMED = ("run", "train", "search", "demo")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command of the command line.
@@ -30,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"glora: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nglora: stopped; nothing is lost, the same command goes on from here", file=sys.stderr)
+        goes_on = "; the same command goes on from here" if given[:1] and given[0] in _RESUMED else ""
+        print(f"\nglora: stopped{goes_on}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -44,11 +47,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(given: list[str]) -> int:
     from glora.cli.arguments import build_parser, spell  # here, so that Ctrl-C during the slow imports is caught
     from glora.cli.commands import COMMANDS
+    from glora.cli.data_commands import DATA_COMMANDS
     from glora.config import RunConfig
 
     parsed = build_parser().parse_args(spell(given or ["--help"]))
     name = str(parsed.command)
     values: dict[str, Any] = dict(parsed[name].as_dict())
+    if name == "data":
+        action = values["action"]
+        DATA_COMMANDS[action](**values[action])
+        return 0
     if "config" in values:
         settings = {field: values.pop(field) for field in RunConfig.__dataclass_fields__}
         values |= {"config": RunConfig(**settings), "line": shlex.join(["glora", *given])}

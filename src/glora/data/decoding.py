@@ -75,7 +75,7 @@ def image_name(image: Any, index: int) -> str:
 
 def complaint(bad: list[tuple[int, str]], count: int) -> str:
     """One line about the bad ones among ``count`` images."""
-    if len(bad) == count:
+    if len(bad) == count > 1:
         return f"none of {count} images can be read, the first: {bad[0][1]}"
     more = f"; {len(bad) - 1} more cannot be read either" if len(bad) > 1 else ""
     return f"{bad[0][1]}{more}: mend or remove what is bad, or go on without it (--skip-bad)"

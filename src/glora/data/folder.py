@@ -68,14 +68,15 @@ def list_folder(
 def has_splits(root: str | Path) -> bool:
     """Whether a folder holds ``train/<class>/*`` rather than ``<class>/*``."""
     root = Path(root)
-    return root.is_dir() and bool(_split_folders(root, _folders(root)))
+    folders = _folders(root) if root.is_dir() else []
+    return bool(folders) and bool(_split_folders(root, folders))
 
 
-def list_whole(root: str | Path, *, skip_bad: bool = False) -> tuple[tuple[str, ...], Part]:
+def list_whole(root: str | Path, *, skip_bad: bool = False) -> Listing:
     """List ``root/<class>/**`` as one part, to evaluate on; a class may have a single image.
 
     Returns:
-        The classes and the images.
+        A listing whose training part holds all images.
 
     Raises:
         DataError: one line naming the file or folder at fault and what to do.
@@ -86,8 +87,10 @@ def list_whole(root: str | Path, *, skip_bad: bool = False) -> tuple[tuple[str, 
     classes = tuple(folder.name for folder in _folders(root))
     if not classes:
         raise DataError(f"{root}: holds no class folders: sort the images into {root}/<class>/")
-    _check_loose_files(root, skip_bad)
-    return classes, _list_part(root, root, classes, must_fill=False, skip_bad=skip_bad)[0]
+    loose = _check_loose_files(root, skip_bad)
+    part, skipped = _list_part(root, root, classes, must_fill=False, skip_bad=skip_bad)
+    layout = "DIR/<class>/*, as a whole"
+    return Listing(root.resolve().name, layout, classes, part, part.take(()), None, tuple(loose + skipped))
 
 
 def _cut(

@@ -98,6 +98,7 @@ class ImageSamples(Samples):
         preprocessing: resize and normalisation.
         in_memory: keep the pixels or not, whatever the memory.
         skip_bad: leave out images that cannot be read.
+        may_be_empty: go on where no image is left, too.
 
     Attributes:
         labels: int64 (N,), of the images that can be read.
@@ -106,7 +107,7 @@ class ImageSamples(Samples):
         in_memory: whether the pixels are kept.
 
     Raises:
-        DataError: for bad labels; for a bad image unless ``skip_bad``; if no image is left.
+        DataError: for bad labels; for a bad image unless ``skip_bad``; if no image is left, unless ``may_be_empty``.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class ImageSamples(Samples):
         *,
         in_memory: bool | None = None,
         skip_bad: bool = False,
+        may_be_empty: bool = False,
     ) -> None:
         labels = check_labels(labels, len(images))
         needed = len(images) * 3 * preprocessing.size**2
@@ -125,7 +127,7 @@ class ImageSamples(Samples):
         self._device = torch.device("cpu")
         pixels = self._room(len(images)) if self.in_memory else None
         bad = decode_images(images, preprocessing, pixels)
-        if bad and (not skip_bad or len(bad) == len(images)):
+        if bad and (not skip_bad or (len(bad) == len(images) and not may_be_empty)):
             raise DataError(complaint(bad, len(images)))
         names = {index: image_name(images[index], index) for index, _ in bad}
         self.kept = tuple(index for index in range(len(images)) if index not in names)

@@ -13,7 +13,7 @@ from glora.strategies.score import Candidate, Origin
 from glora.strategies.strategy import Strategy, fingerprint
 from glora.structure import Structure
 
-__all__ = ["Evolution"]
+__all__ = ["Evolution", "check_evolution"]
 
 # The released code makes at most 250 tries for its 25 mutants, and again for its crossovers.
 _CHILD_TRIES = 10
@@ -62,17 +62,7 @@ class Evolution(Strategy):
         initial: Iterable[Structure] = (),
     ) -> None:
         super().__init__(space, budget)
-        _check(seed >= 0, f"seed is 0 or more, not {seed}")
-        _check(generations >= 0, f"generations is 0 or more, not {generations}")
-        _check(population >= 1, f"population is 1 or more, not {population}")
-        _check(1 <= parents <= population, f"parents is between 1 and the population of {population}, not {parents}")
-        _check(mutants >= 0 and crossovers >= 0, f"mutants ({mutants}) and crossovers ({crossovers}) are 0 or more")
-        _check(
-            mutants + crossovers <= population,
-            f"{mutants} mutants and {crossovers} crossovers are more than the population of {population}",
-        )
-        _check(crossovers == 0 or parents >= 2, f"{crossovers} crossovers need at least 2 parents")
-        _check(0 <= probability <= 1, f"probability is between 0 and 1, not {probability}")
+        check_evolution(seed, generations, population, parents, mutants, crossovers, probability)
         self.seed, self.generations, self.population = seed, generations, population
         self.parents, self.mutants, self.crossovers = parents, mutants, crossovers
         self.probability = probability
@@ -153,6 +143,23 @@ class Evolution(Strategy):
     def _crossover(self, parents: list[Candidate]) -> Structure:
         first, second = self._rng.sample(parents, 2)
         return crossover(self.space, self.budget, first.structure, second.structure, self._rng)
+
+
+def check_evolution(
+    seed: int, generations: int, population: int, parents: int, mutants: int, crossovers: int, probability: float
+) -> None:
+    """Raise ConfigError for settings of :class:`Evolution` that are out of range or contradict each other."""
+    _check(seed >= 0, f"seed is 0 or more, not {seed}")
+    _check(generations >= 0, f"generations is 0 or more, not {generations}")
+    _check(population >= 1, f"population is 1 or more, not {population}")
+    _check(1 <= parents <= population, f"parents is between 1 and the population of {population}, not {parents}")
+    _check(mutants >= 0 and crossovers >= 0, f"mutants ({mutants}) and crossovers ({crossovers}) are 0 or more")
+    _check(
+        mutants + crossovers <= population,
+        f"{mutants} mutants and {crossovers} crossovers are more than the population of {population}",
+    )
+    _check(crossovers == 0 or parents >= 2, f"{crossovers} crossovers need at least 2 parents")
+    _check(0 <= probability <= 1, f"the probability of a mutation is between 0 and 1, not {probability}")
 
 
 def _check(holds: bool, otherwise: str) -> None:

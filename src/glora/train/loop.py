@@ -79,9 +79,7 @@ class Loop:
                 history = [EpochRecord(**record) for record in progress["history"]]
                 self.step = history[-1].step
         if self.processes.decide(self.step) != self.step:
-            raise CheckpointError(
-                f"the processes see different checkpoints at {path}: use a disk that all can read"
-            )
+            raise CheckpointError(f"the processes see different checkpoints at {path}: use a disk that all can read")
         self.processes.share([*self.parameters.values(), *self.buffers.values()])
         return history
 
