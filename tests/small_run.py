@@ -263,8 +263,8 @@ def copy_of(folder: Path, parent: Path) -> Path:
 
 
 def names_in(folder: Path) -> set[str]:
-    """Relative paths of all files below a folder."""
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    """Relative paths of all files below a folder but the one that keeps others out."""
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
 
 
 def adapter_numbers(path: Path) -> int:

@@ -99,7 +99,7 @@ def test_everything_is_compared_under_equal_conditions(folder: Path) -> None:
         assert rows[baseline]["note"] == "trained alone for 7 epochs"  # 5 of the supernet and 2 of fine-tuning
     assert rows["searched subnet"]["note"] == "weights of the supernet"
     assert rows["searched subnet, fine-tuned"]["note"] == "2 further epochs alone"
-    assert rows["searched subnet"]["val_accuracy"] == run.search().best.score.accuracy
+    assert rows["searched subnet"]["val_accuracy"] == run.search().winner.score.accuracy
 
 
 def test_baselines_are_trained_as_long_as_supernet_and_fine_tuning_together(

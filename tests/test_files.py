@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from glora.files import replacing, write_json, write_text
+from glora.errors import ConfigError
+from glora.files import locked, replacing, write_json, write_text
 
 
 def test_text_and_json_are_written(tmp_path: Path) -> None:
@@ -66,3 +67,27 @@ def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path: Path) -> N
     assert path.read_text() == "old"
     write_text(path, "new")
     assert path.read_text() == "new"
+
+
+def test_a_folder_is_for_one_at_a_time(tmp_path: Path) -> None:
+    with (
+        locked(tmp_path),
+        pytest.raises(ConfigError, match="another glora is at work in this folder: wait for it, or give another --out"),
+        locked(tmp_path),
+    ):
+        pytest.fail("two are in")
+    with locked(tmp_path):
+        assert os.listdir(tmp_path) == [".lock"]
+
+
+def test_a_killed_process_leaves_a_folder_open_and_its_half_written_file_is_overwritten(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from pathlib import Path; from glora.files import locked, replacing\n"
+        "folder = Path(sys.argv[1])\n"
+        "with locked(folder), replacing(folder / 'a.txt') as temporary:\n"
+        "    temporary.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == -9
+    with locked(tmp_path):
+        write_text(tmp_path / "a.txt", "whole")
+    assert sorted(os.listdir(tmp_path)) == [".lock", "a.txt"]

@@ -110,9 +110,9 @@ def test_the_planted_structure_is_found(seed: int) -> None:
     assert sum(accuracy == 1.0 for accuracy, _, _ in everything.values()) == 1
     assert optimum(seed, math.inf) == key(Structure(PLANTED))
     found = search(net_of(seed), (X, labels), **SEARCH)
-    assert found.best.structure == Structure(PLANTED)
-    assert found.best.score.accuracy == 1.0
-    assert found.best.size == size(PLANTED) == 28 + 6 + 5 + 5
+    assert found.best == Structure(PLANTED)
+    assert found.winner.score.accuracy == 1.0
+    assert found.winner.size == size(PLANTED) == 28 + 6 + 5 + 5
     assert len(found.history) <= 325
 
 
@@ -120,8 +120,8 @@ def test_the_planted_structure_is_found(seed: int) -> None:
 def test_the_best_within_a_budget_is_found(budget: int) -> None:
     labels, everything = table(0)
     found = search(net_of(0), (X, labels), budget, **SEARCH)
-    assert key(found.best.structure) == optimum(0, budget)
-    assert found.best.score.accuracy == everything[key(found.best.structure)][0]
+    assert key(found.best) == optimum(0, budget)
+    assert found.winner.score.accuracy == everything[key(found.best)][0]
     assert all(candidate.size <= budget for candidate in found.history)
 
 
@@ -137,7 +137,7 @@ def test_every_candidate_has_the_score_and_size_of_its_structure() -> None:
         assert candidate.size == numbers <= 70
     sizes = [c.size for c in found.front]
     assert sizes == sorted(set(sizes))
-    assert found.front[-1].score.accuracy == found.best.score.accuracy
+    assert found.front[-1].score.accuracy == found.winner.score.accuracy
     assert not any(
         other.size <= kept.size and other.score.accuracy > kept.score.accuracy
         for kept in found.front
@@ -162,9 +162,9 @@ def test_the_last_generation_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("glora.find.Evaluator", Counting)
     found = search(net_of(space=SearchSpace.paper(2)), (X, table(0)[0]), **SMALL)
     assert len(found.history) == 4 * 8
-    assert found.best is found.history[-1]
-    assert found.best.generation == 3
-    assert found.best in found.front
+    assert found.winner is found.history[-1]
+    assert found.winner.generation == 3
+    assert found.winner in found.front
 
 
 def test_the_authors_numbers_are_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +191,7 @@ def test_a_preset_has_one_candidate() -> None:
     net = net_of(space=presets.lora(2))
     found = search(net, (X, table(0)[0]), 54, **SMALL)
     assert [candidate.structure for candidate in found.history] == [net.active]
-    assert found.best.size == 54
+    assert found.winner.size == 54
 
 
 def test_data_may_come_as_samples_tensors_or_a_dataset() -> None:

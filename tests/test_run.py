@@ -114,7 +114,7 @@ def row_largest(row: dict[str, Any]) -> int:
 
 def test_the_search_scores_the_inherited_weights_on_the_validation_images(tmp_path: Path) -> None:
     run = Run(RunConfig.load(copy_of(finished(), tmp_path)), Told())
-    best = run.search().best
+    best = run.search().winner
     with run.net.using(best.structure):
         logits = predict_logits(run.net, run.data.val)
     assert best.score.accuracy == (logits.argmax(1) == run.data.val.labels).double().mean().item()
@@ -181,7 +181,7 @@ def test_fine_tuning_keeps_the_structure_and_moves_the_weights(tmp_path: Path) -
     assert all(tuned[key].shape == inherited[key].shape for key in tuned)
     moved = [key for key in tuned if not torch.equal(tuned[key], inherited[key])]
     assert len(moved) == len(tuned)
-    with run.net.using(run.search().best.structure):
+    with run.net.using(run.search().best):
         wanted = predict_logits(run.net, run.data.val)
     assert torch.equal(wanted, predict_logits(run.tune(), run.data.val))
 
@@ -547,8 +547,9 @@ def test_the_merged_file_of_a_run_equals_a_merge_of_its_adapter(tmp_path: Path) 
     assert same_tensors(tmp_path / "merged.safetensors", finished() / "merged.safetensors")
 
 
-def test_a_model_of_transformers_without_stochastic_depth_says_what_to_do(tmp_path: Path) -> None:
+def test_a_model_of_transformers_without_stochastic_depth_needs_no_setting(tmp_path: Path) -> None:
     settings = hf_settings()
     del settings["drop_path"]
+    assert run_of(settings, tmp_path / "run").config.drop_path is None
     with pytest.raises(BackboneError, match="has no stochastic depth: leave drop_path at 0"):
-        run_of(settings, tmp_path / "run")
+        run_of(settings | {"drop_path": 0.1}, tmp_path / "other")

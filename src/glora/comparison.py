@@ -35,8 +35,8 @@ class Comparison:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.config = run.config
-        self.structure = run.search().best.structure
-        self.size = run.search().best.size
+        self.structure = run.search().best
+        self.size = run.search().winner.size
         self.searched = run.net.bound.cardinality > 1
         self._precision = run.config.train_settings().precision
 
@@ -50,7 +50,7 @@ class Comparison:
                 seconds = run.metrics.seconds(baseline.method)
                 run.metrics.row(Row(baseline.method, score.accuracy, net.size(net.active), seconds, self._alone()))
         self._random_subnets()
-        best = run.search().best
+        best = run.search().winner
         trained = run.metrics.seconds("supernet") + run.metrics.seconds("search")
         note = "weights of the supernet" if self.searched else f"trained alone for {self.config.epochs} epochs"
         run.metrics.row(Row(self._name(), best.score.accuracy, self.size, trained, note))

@@ -69,7 +69,7 @@ class RunConfig:
         warmup_epochs: epochs of linear warm-up, at most a tenth of all.
         batch_size: images in a training step.
         eval_batch_size: images in a forward of an evaluation; 25 to 50 is fastest on a CPU.
-        drop_path: rate of stochastic depth in training; 0 for models that have none.
+        drop_path: rate of stochastic depth in training; 0.1 where the model has any, if not given.
         precision: "auto" for bf16 where the device has it in hardware and fp32 elsewhere, or fp32, bf16, fp16.
         recompute: keep less for backward by running norms and activations once more; same result.
         checkpoint_blocks: keep only the inputs of the model's blocks for backward; a third more time, same result.
@@ -109,7 +109,7 @@ class RunConfig:
     warmup_epochs: int = 10
     batch_size: int = 64
     eval_batch_size: int = 50
-    drop_path: float = 0.1
+    drop_path: float | None = None
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     recompute: bool = False
     checkpoint_blocks: bool = False

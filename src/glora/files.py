@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["replacing", "write_json", "write_text"]
+from glora.errors import ConfigError
+
+__all__ = ["locked", "replacing", "write_json", "write_text"]
 
 
 @contextmanager
@@ -20,7 +22,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Always of the same name, so that what a kill leaves behind is overwritten by the next try.
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         temporary.touch()
         mode = temporary.stat().st_mode
@@ -34,6 +37,30 @@ def replacing(path: Path) -> Iterator[Path]:
         _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes that ask for the same out of an existing folder, for a block, however this one ends.
+
+    A hidden file ``.lock`` stays there. Does nothing on systems without ``fcntl``.
+
+    Raises:
+        ConfigError: if another one is in there.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(
+                f"{folder}: another glora is at work in this folder: wait for it, or give another --out"
+            ) from None
+        yield
 
 
 def write_text(path: Path, text: str) -> None:

@@ -125,7 +125,7 @@ class Run:
             path = self.folder / "adapter.safetensors"
             inherited, state = self.folder / "inherited.safetensors", self.folder / "finetune.safetensors"
             if not path.is_file():
-                structure, epochs = self.search().best.structure, self.config.finetune_epochs
+                structure, epochs = self.search().best, self.config.finetune_epochs
                 first = inherited if epochs else path
                 save(self.net, first, structure, self.extra())
                 if epochs:

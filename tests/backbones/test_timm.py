@@ -374,6 +374,13 @@ def test_drop_path():
     assert model.blocks[-1].drop_path2.drop_prob == pytest.approx(0.3)
 
 
+def test_drop_path_by_default_where_there_is_any():
+    assert load_backbone(VIT, num_classes=3, size=32, pretrained=False, drop_path=None).model.blocks[
+        -1
+    ].drop_path2.drop_prob == pytest.approx(0.1)
+    assert load_backbone("vgg11", num_classes=3, pretrained=False, drop_path=None).head == "head.fc"
+
+
 @pytest.mark.parametrize("name", ["vgg11", "densenet121"])
 def test_drop_path_where_there_is_none(name):
     with pytest.raises(BackboneError, match=f"{name} has no stochastic depth"):

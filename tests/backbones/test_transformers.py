@@ -132,6 +132,8 @@ def test_sizes(folder, dino):
 
 def test_drop_path(folder, dino):
     assert load_backbone(f"hf:{dino}", num_classes=4, drop_path=0.1).model.config.drop_path_rate == 0.1
+    assert load_backbone(f"hf:{dino}", num_classes=4, drop_path=None).model.config.drop_path_rate == 0.1
+    assert load_backbone(f"hf:{folder}", num_classes=4, drop_path=None).model.config.num_labels == 4
     with pytest.raises(BackboneError, match="has no stochastic depth"):
         load_backbone(f"hf:{folder}", num_classes=4, drop_path=0.1)
 

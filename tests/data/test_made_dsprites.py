@@ -23,12 +23,14 @@ def offsets(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def angle(shape: str, image: np.ndarray) -> float:
     """By how much a sprite is turned, up to its symmetry, from the moments of its pixels."""
     x, y = offsets(image)
-    if shape == "ellipse":
-        return atan2(2 * (x * y).mean(), (x * x - y * y).mean()) / 2
     if shape == "square":  # its fourth moment points at its corners
         return float(np.angle(((x + 1j * y) ** 4).mean())) / 4 - pi / 4
-    # its third moment points between its lobes, up at first
-    return float(np.angle(((x * x + y * y) * (x + 1j * y)).mean())) - pi / 2
+    across = atan2(2 * (x * y).mean(), (x * x - y * y).mean()) / 2
+    if shape == "ellipse":
+        return across
+    # a heart is a little wider than high, and its third moment points between its lobes
+    upward = ((x * x + y * y) * (x * -np.sin(across) + y * np.cos(across))).mean() > 0
+    return across if upward else across + pi
 
 
 def test_numbers_and_factors() -> None:
@@ -74,8 +76,7 @@ def test_moments_tell_the_orientation(shape: int, period: float, scale: int) -> 
     for turn in range(40):
         found = angle(SHAPES[shape], draw_sprite(Factors(shape, scale, turn, 11, 20)))
         error = (found - turn * STEP + period / 2) % period - period / 2
-        # a heart's third moment is small, so that single pixels turn it
-        assert abs(error) < ({0: 0.4, 2: 0.25, 5: 0.12} if shape == 2 else {0: 0.12, 2: 0.06, 5: 0.06})[scale]
+        assert abs(error) < ({0: 0.35, 2: 0.2, 5: 0.12} if shape == 2 else {0: 0.12, 2: 0.06, 5: 0.06})[scale]
 
 
 def test_a_heart_stands_on_its_tip_at_first() -> None:

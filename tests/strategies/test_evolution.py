@@ -21,7 +21,7 @@ def test_it_finds_the_optimum_under_the_budget(seed: int, budget: int) -> None:
     gains = [[planted.worth[(*gene, form)] for form in space.choices(*gene)] for gene in space.genes]
     choice = best_choice(costs, gains, budget)
     best = space.build({gene: space.choices(*gene)[option] for gene, option in zip(space.genes, choice, strict=True)})
-    assert run_search(Evolution(space, budget, seed=seed), planted).best.structure == best
+    assert run_search(Evolution(space, budget, seed=seed), planted).best == best
 
 
 def test_the_authors_numbers_are_the_defaults() -> None:
@@ -53,8 +53,8 @@ def test_the_last_generation_counts() -> None:
     space = two_layers()
     calls = iter(range(10_000))
     found = run_search(Evolution(space, generations=2), lambda _: Score(next(calls) / 10_000, 1.0))
-    assert found.best is found.history[-1]
-    assert found.best.generation == 2
+    assert found.winner is found.history[-1]
+    assert found.winner.generation == 2
 
 
 def test_failed_candidates_are_not_bred_from() -> None:

@@ -17,11 +17,11 @@ def evolution(generations: int = 2) -> Evolution:
 
 def test_the_result_holds_the_best_and_the_front() -> None:
     found = run_search(evolution(), Planted(two_layers()))
-    assert found.best is max(found.history, key=Candidate.rank_key)
-    assert found.front[-1].score.accuracy == found.best.score.accuracy
+    assert found.winner is max(found.history, key=Candidate.rank_key)
+    assert found.front[-1].score.accuracy == found.winner.score.accuracy
     assert list(found.front) == sorted(found.front, key=lambda c: c.size)
     value = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-    assert Structure(value["best"]["structure"]) == found.best.structure
+    assert Structure(value["best"]["structure"]) == found.best
     assert [entry["size"] for entry in value["front"]] == [c.size for c in found.front]
     assert set(value) == {"best", "front"}
     assert {"structure", "size", "accuracy", "loss"} <= set(value["best"])

@@ -77,7 +77,7 @@ def test_an_infeasible_budget_is_refused_at_once(make: Make) -> None:
     space = bound((6, 5), (4, 4), space=SearchSpace(E="vector"))
     with pytest.raises(BudgetError, match="has 9 adapter parameters or fewer: feasible budgets are 10 to"):
         make(space, 9)
-    assert len(run_search(make(space, 10), Planted(space)).best.structure) == 2
+    assert len(run_search(make(space, 10), Planted(space)).best) == 2
 
 
 def test_a_budget_is_a_whole_number(make: Make) -> None:
@@ -96,8 +96,8 @@ def test_a_space_with_one_point_has_one_candidate(make: Make) -> None:
     space = bound((6, 5), space=SearchSpace.point(LayerStructure(B="rank-2")))
     found = run_search(make(space), Planted(space))
     assert len(found.history) == 1
-    assert found.best.structure["blocks.0.fc"] == LayerStructure(B="rank-2")
-    assert found.front == (found.best,)
+    assert found.best["blocks.0.fc"] == LayerStructure(B="rank-2")
+    assert found.front == (found.winner,)
 
 
 def test_a_tiny_space_is_seen_whole_and_then_the_search_ends(make: Make) -> None:
@@ -117,8 +117,8 @@ def test_a_nan_never_wins(make: Make) -> None:
         return Score(1.0, math.nan) if len(planted.asked) % 3 == 1 else value
 
     found = run_search(make(space), score)
-    assert not found.best.score.failed
-    assert found.best.score.accuracy == max(c.score.accuracy for c in found.history if not c.score.failed)
+    assert not found.winner.score.failed
+    assert found.winner.score.accuracy == max(c.score.accuracy for c in found.history if not c.score.failed)
     assert not any(candidate.score.failed for candidate in found.front)
 
 

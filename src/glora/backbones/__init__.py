@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from glora.backbones.common import Backbone
+from glora.backbones.common import Backbone, NoStochasticDepth
 from glora.backbones.hf_models import PREFIX, load_transformers
 from glora.backbones.offline import DINOV2_SMALL, load_dinov2_small
 from glora.backbones.timm_models import load_timm
 from glora.errors import BackboneError
 
 __all__ = ["Backbone", "load_backbone"]
+
+# The paper's.
+_DROP_PATH = 0.1
 
 
 def load_backbone(
@@ -19,7 +23,7 @@ def load_backbone(
     num_classes: int,
     size: int | None = None,
     checkpoint: str | Path | None = None,
-    drop_path: float = 0.0,
+    drop_path: float | None = 0.0,
     pretrained: bool = True,
 ) -> Backbone:
     """Build a pretrained model with a new, neutral classifier.
@@ -32,7 +36,7 @@ def load_backbone(
         size: Side of the square images in pixels; None for the model's own.
         checkpoint: A local file of weights for a timm name: .safetensors, .pth, .pt, .bin, or the .npz of the JAX
             vision transformers. All of it but the classifier must fit exactly. It goes before the hub's weights.
-        drop_path: Rate of stochastic depth, from 0 to below 1.
+        drop_path: Rate of stochastic depth, from 0 to below 1; None for 0.1 where the model has any.
         pretrained: False asks for random weights; they are never random otherwise.
 
     Returns:
@@ -41,6 +45,13 @@ def load_backbone(
     Raises:
         BackboneError: The name is unknown, the weights cannot be had or do not fit, or a setting is out of range.
     """
+    if drop_path is None:
+        settings: dict[str, Any] = {"num_classes": num_classes, "size": size, "checkpoint": checkpoint}
+        settings["pretrained"] = pretrained
+        try:
+            return load_backbone(name, drop_path=_DROP_PATH, **settings)
+        except NoStochasticDepth:
+            return load_backbone(name, drop_path=0.0, **settings)
     if num_classes < 1:
         raise BackboneError(f"num_classes must be at least 1, not {num_classes}")
     if not 0.0 <= drop_path < 1.0:

@@ -14,7 +14,14 @@ from torch import Tensor, nn
 
 from glora.errors import BackboneError
 
-__all__ = ["Backbone", "fill", "hub", "names", "neutral_head", "one_line", "unavailable"]
+__all__ = ["Backbone", "NoStochasticDepth", "fill", "hub", "names", "neutral_head", "one_line", "unavailable"]
+
+
+class NoStochasticDepth(BackboneError):
+    """A model that has no stochastic depth was asked for some."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} has no stochastic depth: leave drop_path at 0")
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from glora.backbones.common import Backbone, hub, names, neutral_head, one_line, unavailable
+from glora.backbones.common import Backbone, NoStochasticDepth, hub, names, neutral_head, one_line, unavailable
 from glora.errors import BackboneError
 
 __all__ = ["PREFIX", "load_transformers"]
@@ -100,7 +100,7 @@ def _set_drop_path(name: str, config: Any, drop_path: float) -> None:
     if not drop_path:
         return
     if not hasattr(config, "drop_path_rate"):
-        raise BackboneError(f"{name} has no stochastic depth: leave drop_path at 0")
+        raise NoStochasticDepth(name)
     config.drop_path_rate = drop_path
 
 

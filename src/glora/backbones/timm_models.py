@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from glora.backbones.common import Backbone, fill, hub, names, neutral_head, one_line, unavailable
+from glora.backbones.common import Backbone, NoStochasticDepth, fill, hub, names, neutral_head, one_line, unavailable
 from glora.backbones.offline import DINOV2_SMALL
 from glora.errors import BackboneError
 
@@ -117,7 +117,7 @@ def _create(
             model = _create_at_size(name, weights, settings)
         except Exception as error:  # hub, file and model errors have no common ancestor
             if "'drop_path_rate'" in str(error):
-                raise BackboneError(f"{name} has no stochastic depth: leave drop_path at 0") from error
+                raise NoStochasticDepth(name) from error
             if weights or name.startswith(_PREFIXES):
                 local = name.startswith("local-dir:")
                 raise unavailable(name, _tried(name), "" if local else state, error) from error
@@ -209,7 +209,7 @@ def _classifiers(model: Any, num_classes: int) -> list[str]:
 def _check_settings(name: str, model: Any, size: int | None, drop_path: float) -> None:
     """Refuse what the model took without obeying."""
     if drop_path and not any(getattr(module, "drop_prob", 0) for module in model.modules()):
-        raise BackboneError(f"{name} has no stochastic depth: leave drop_path at 0")
+        raise NoStochasticDepth(name)
     if size is None or not model.pretrained_cfg.get("fixed_input_size"):
         return
     stem = getattr(model, "patch_embed", None)

@@ -101,7 +101,8 @@ def spell(arguments: Sequence[str]) -> list[str]:
 
 def _files_first(arguments: list[str]) -> list[str]:
     """Move ``--config FILE`` before the other flags, which win over it wherever they stand."""
-    rest, files = [], []
+    rest: list[str] = []
+    files: list[str] = []
     left = iter(arguments)
     for argument in left:
         if argument == "--config":

@@ -19,7 +19,7 @@ from glora.data import Preprocessing
 from glora.demo import demo_config
 from glora.errors import ConfigError
 from glora.evaluate import evaluate
-from glora.files import replacing
+from glora.files import locked, replacing
 from glora.inference import adapter_of, labelled_part, open_adapter, open_classifier
 from glora.inference import predict as classify
 from glora.metrics import Metrics
@@ -48,13 +48,14 @@ def run(config: RunConfig, line: str = "", json: bool = False) -> None:
     """
     with ConsoleProgress() as progress:
         made = Run(config, progress, line)
-        made.train()
-        made.search()
-        made.merge()
-        comparison = Comparison(made)
-        comparison.validate()
-        comparison.test()
-        made.report()
+        with locked(made.folder):
+            made.train()
+            made.search()
+            made.merge()
+            comparison = Comparison(made)
+            comparison.validate()
+            comparison.test()
+            made.report()
     print_table(made.folder, made.metrics.values, json)
 
 
@@ -68,8 +69,9 @@ def train(config: RunConfig, line: str = "", json: bool = False) -> None:
     """
     with ConsoleProgress() as progress:
         made = Run(config, progress, line)
-        made.train()
-        report = made.report()
+        with locked(made.folder):
+            made.train()
+            report = made.report()
     result = {"supernet": str(made.folder / "supernet.safetensors"), "report": str(report)}
     print_results(result | {"next": f"glora search {made.folder}"}, json)
 
@@ -105,9 +107,10 @@ def search(
     config = _searched_anew(RunConfig.load(run), {key: v for key, v in given.items() if v is not None}, out)
     with ConsoleProgress() as progress:
         made = Run(config, progress)
-        best = made.search().best
-        made.tune()
-        report = made.report()
+        with locked(made.folder):
+            best = made.search().winner
+            made.tune()
+            report = made.report()
     result = {
         "val_accuracy": best.score.accuracy,
         "parameters": best.size,

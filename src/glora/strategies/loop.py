@@ -22,18 +22,23 @@ class SearchResult:
     """What a search found.
 
     Attributes:
-        best: highest accuracy, then lower loss, then fewer parameters.
+        winner: the candidate of the highest accuracy, then the lowest loss, then the fewest parameters.
         front: the Pareto front of accuracy against size, from small to large.
         history: every candidate, in the order scored.
     """
 
-    best: Candidate
+    winner: Candidate
     front: tuple[Candidate, ...]
     history: tuple[Candidate, ...]
 
+    @property
+    def best(self) -> Structure:
+        """The winner's structure."""
+        return self.winner.structure
+
     def to_dict(self) -> dict[str, Any]:
-        """The best candidate and the front as plain values, for ``structure.json``."""
-        return {"best": self.best.to_dict(), "front": [candidate.to_dict() for candidate in self.front]}
+        """The winner and the front as plain values, for ``structure.json``."""
+        return {"best": self.winner.to_dict(), "front": [candidate.to_dict() for candidate in self.front]}
 
 
 def run_search(
