@@ -28,13 +28,13 @@ class Row:
 class Metrics:
     """The contents of ``metrics.json`` (final)."""
 
-    def __init__(self, path: Path, values: dict[str, Any]) -> None:
+    def __init__(self, path: Path | None, values: dict[str, Any]) -> None:
         self._path = path
         self.values = values
 
     @classmethod
-    def open(cls, path: Path) -> Metrics:
-        """Read the file, if it is there.
+    def open(cls, path: Path, writes: bool = True) -> Metrics:
+        """Read the file, if it is there; without ``writes`` it will be left as it is.
 
         Raises:
             CheckpointError: if it is damaged.
@@ -48,12 +48,13 @@ class Metrics:
                     row["method"]
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise CheckpointError(f"{path} is damaged or not ours ({error!r}): delete it") from error
-        return cls(path, values)
+        return cls(path if writes else None, values)
 
     def update(self, **values: Any) -> None:
         """Set entries and write the file."""
         self.values |= values
-        write_json(self._path, self.values)
+        if self._path is not None:
+            write_json(self._path, self.values)
 
     def seconds(self, stage: str) -> float:
         """What a stage has taken so far, over all sittings."""

@@ -44,13 +44,14 @@ class Run:
         config: all settings; written to the folder, or compared with what is there.
         progress: told what happens.
         command: the line that repeats the run, for the report.
+        writes: whether this process writes to the folder: of several that train together, only the main one.
 
     Raises:
         ConfigError: if the folder's run has other settings or was made from other data.
         DataError, BackboneError, TargetError, BudgetError: for wrong input, before anything is trained.
     """
 
-    def __init__(self, config: RunConfig, progress: Progress, command: str = "") -> None:
+    def __init__(self, config: RunConfig, progress: Progress, command: str = "", writes: bool = True) -> None:
         self.config, self.progress, self.folder = config, progress, config.folder
         if self.folder.exists() and not self.folder.is_dir():
             raise ConfigError(f"{self.folder} is a file: give another --out for the run folder")
@@ -71,9 +72,11 @@ class Run:
         self.data = label_data(listing, self.preprocessing, skip_bad=config.skip_bad)
         if self.data.skipped:
             progress.say(f"data: {len(self.data.skipped)} bad files skipped, the first is {self.data.skipped[0][0]}")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        config.save(self.folder)
-        self.metrics = Metrics.open(self.folder / "metrics.json")
+        self._writes = writes
+        if writes:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            config.save(self.folder)
+        self.metrics = Metrics.open(self.folder / "metrics.json", writes)
         self._describe(backbone, command)
         self._trained = False
         self._found: SearchResult | None = None
@@ -90,8 +93,10 @@ class Run:
             else:
                 log = self.folder / "train.jsonl"
                 self.fit(self.net, "supernet", state, self.config.train_settings(), val=self.data.val, log=log)
-                save_supernet(self.net, path, self.extra())
-            state.unlink(missing_ok=True)
+                if self._writes:
+                    save_supernet(self.net, path, self.extra())
+            if self._writes:
+                state.unlink(missing_ok=True)
             self._trained = True
         return self.net
 
@@ -183,7 +188,7 @@ class Run:
                 seen = f", probes {statistics.mean(record.probes.values()):.1%}"
             bar(record.epoch, f"loss {record.loss:.3f}{seen}")
             lines.append(f"{json.dumps(record.to_dict())}\n")
-            if log is not None:
+            if log is not None and self._writes:
                 write_text(log, "".join(lines))
             lap()
 

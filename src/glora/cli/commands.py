@@ -12,7 +12,7 @@ import torch
 
 from glora.checkpoint import read_metadata, save_merged
 from glora.cli import info as info_
-from glora.cli.console import ConsoleProgress, print_lines, print_results, print_table
+from glora.cli.console import ConsoleProgress, SilentProgress, print_lines, print_results, print_table
 from glora.comparison import Comparison
 from glora.config import RunConfig, parse_count
 from glora.data import Preprocessing
@@ -27,6 +27,7 @@ from glora.precision import Precision, native_precision
 from glora.report import write_report
 from glora.run import Run
 from glora.space import BiasPolicy
+from glora.train.processes import Processes
 from glora.verify import verified_merge
 
 __all__ = ["COMMANDS"]
@@ -62,11 +63,17 @@ def run(config: RunConfig, line: str = "", json: bool = False) -> None:
 def train(config: RunConfig, line: str = "", json: bool = False) -> None:
     """Train the supernet only; glora search RUN goes on from there.
 
+    Under accelerate launch or torchrun (-m glora train) all processes train it together, each on a share of a batch.
+
     Args:
         config: all settings.
         line: the command as it was given, for the report.
         json: print the results as JSON.
     """
+    processes = Processes()
+    if processes.index > 0:
+        Run(config, SilentProgress(), line, writes=False).train()
+        return
     with ConsoleProgress() as progress:
         made = Run(config, progress, line)
         with locked(made.folder):

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from glora.errors import GloraError
+from glora.errors import ConfigError, GloraError
 
 __all__ = ["main"]
 
@@ -53,6 +53,8 @@ def _run(given: list[str]) -> int:
     parsed = build_parser().parse_args(spell(given or ["--help"]))
     name = str(parsed.command)
     values: dict[str, Any] = dict(parsed[name].as_dict())
+    if name != "train" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(f"glora {name} works in one process: launch glora train in several, then glora search RUN")
     if name == "data":
         action = values["action"]
         DATA_COMMANDS[action](**values[action])

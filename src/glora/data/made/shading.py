@@ -141,7 +141,7 @@ def _shaded(points: Floats, owner: NDArray[np.int64], direction: Floats, solids:
         centre = solid.centre
         along = float(direction @ centre) - level
         apart = squares - 2 * (centre @ points) + float(centre @ centre) - along * along
-        near = np.flatnonzero((apart < solid.radius**2 + 1e-6) & (along > solid.radius) & (owner != number) & ~found)
+        near = np.flatnonzero((apart < solid.radius**2 + 1e-6) & (along > -solid.radius) & (owner != number) & ~found)
         if len(near):
             enter, leave = solid.span(points[:, near], direction[:, None])
             found[near] = (enter < leave) & (leave > 1e-6)
