@@ -17,7 +17,7 @@ from data.pictures import bomb, cut_short
 from glora.cli.data_commands import DATA_COMMANDS
 from glora.data import Preprocessing, open_data
 from glora.data.made import MADE
-from small_run import Outcome, call, flags, names_in, paint, paint_split, spawn, succeed, timm_settings
+from small_run import Outcome, call, flags, names_in, paint, paint_split, succeed, timm_settings
 
 
 def refused(done: Outcome, message: str) -> None:
@@ -264,9 +264,3 @@ def test_check_of_a_folder_that_cannot_be_listed(spoil: object, message: str, sp
         "data": str(root),
         "problems": [problem.removeprefix("problem ")],
     }
-
-
-def test_in_a_process_of_its_own(environment: dict[str, str], tmp_path: Path) -> None:
-    done = spawn(environment, "data", "make", "digits", tmp_path / "digits", "--test=20")
-    assert done.code == 0, done.err
-    assert json.loads((tmp_path / "digits" / "made.json").read_text())["sizes"]["test"] == 20

@@ -21,7 +21,8 @@ import glora.data
 from glora.data import Preprocessing, open_data
 from glora.data.made import MADE, MadeSet, made_set, make_data
 from glora.data.vtab import list_vtab
-from glora.errors import DataError
+from glora.errors import ConfigError, DataError
+from glora.files import locked
 
 SIDES = {"dsprites": 64, "digits": 8, "fashion": 28}
 CASES = [(split, index) for split in ("train800", "val200", "test") for index in (0, 7)]
@@ -261,7 +262,7 @@ def test_folders_that_hold_something_else(tmp_path: Path, monkeypatch: pytest.Mo
     (root / "thesis.tex").write_text("years of work")
     refused(r"x: holds something else: give a folder that is new or empty$", "dsprites_loc", root)
     refused(r"thesis.tex: is a file: give a folder that is new or empty$", "dsprites_loc", root / "thesis.tex")
-    refused(r"y: cannot be written \(.*File exists: .*thesis.tex'", "dsprites_loc", root / "thesis.tex" / "y")
+    refused(r"y: cannot be written \(.*thesis.tex", "dsprites_loc", root / "thesis.tex" / "y")
 
 
 def test_folders_with_other_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,17 +311,31 @@ def test_nothing_is_left_if_it_is_stopped(error: type[BaseException], tmp_path: 
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_killed_process_leaves_no_folder_of_that_name(environment: dict[str, str], tmp_path: Path) -> None:
+def test_two_processes_do_not_make_the_same_folder(tmp_path: Path) -> None:
+    (tmp_path / ".x.tmp").mkdir()
+    with locked(tmp_path / ".x.tmp"), pytest.raises(ConfigError, match="another glora is at work in this folder"):
+        make_data("dsprites_loc", tmp_path / "x", test=3)
+    assert [path.name for path in tmp_path.joinpath(".x.tmp").iterdir()] == [".lock"]
+
+
+def test_what_a_killed_process_leaves_is_overwritten(
+    environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     code = f"""{WITHOUT_TORCH}
 from glora.data.made import make_data
 make_data("textures", {str(tmp_path / "out" / "x")!r})
 """
     process = subprocess.Popen([sys.executable, "-c", code], env=environment)
     until = time.monotonic() + 60
-    while not list(tmp_path.glob("out/.x.*.tmp/images/train800/*.png")) and time.monotonic() < until:
+    while not list(tmp_path.glob("out/.x.tmp/images/train800/*.png")) and time.monotonic() < until:
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "out" / "x").exists()
-    assert [path.name for path in (tmp_path / "out").iterdir()] == [f".x.{process.pid}.tmp"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".x.tmp"]
+    small_splits(monkeypatch, 4, 2)
+    make_data("dsprites_loc", tmp_path / "out" / "x", test=3)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["x"]
+    assert len(list((tmp_path / "out" / "x").rglob("*.png"))) == 15
+    assert not list((tmp_path / "out" / "x").rglob(".*"))

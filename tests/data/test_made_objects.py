@@ -15,6 +15,7 @@ from glora.data.made.draws import Draw
 from glora.data.made.figures import FAMILIES, Toy
 from glora.data.made.objects import AZIMUTHS, ELEVATIONS, draw_object, place_camera
 from glora.data.made.shading import to_pixels
+from glora.data.made.solids import Box, rotation
 
 family = pytest.mark.parametrize("make", FAMILIES, ids=lambda make: make.__name__)
 
@@ -31,6 +32,18 @@ def test_toys_stand_on_the_ground_and_fit_a_sphere(make: Callable[[Draw], Toy]) 
         away = corners - toy.middle[:, None]
         assert np.sqrt((away**2).sum(0)).max() == pytest.approx(1)
         assert len(toy.solids) == len(toy.tones)
+
+
+def test_pairs_are_mirror_images() -> None:
+    toy = Toy()
+    toy.pair(Box, (0.3, 0.5, 0.7), (0.1, 0.2, 0.3), rotation(0.4, 0.9, -0.3), tone=0.5)
+    left, right = (
+        solid.corners() * scale for solid, scale in zip(toy.solids, (1, np.array([[1], [-1], [1]])), strict=True)
+    )
+    assert {tuple(corner) for corner in left.T.round(9)} == {tuple(corner) for corner in right.T.round(9)}
+    assert toy.tones == [0.5, 0.5]
+    for solid in toy.solids:
+        assert np.linalg.det(solid.turn) == pytest.approx(1)
 
 
 @family

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import cos, pi, radians, sin, sqrt, tan
+from math import pi, radians, sin, sqrt, tan
 
 import numpy as np
 import pytest
@@ -159,6 +159,17 @@ def test_normals_stand_on_the_surface(kind: type[Solid]) -> None:
     assert np.median(np.maximum(*slopes)) < (1e-9 if kind is Box else 0.12)
 
 
+def test_normals_of_an_upright_cylinder_are_those_of_its_side_or_its_cap() -> None:
+    angles = np.linspace(0, 6, 50)
+    heights = np.linspace(-0.49, 0.49, 50)
+    solid = Cylinder((1, 2, 3), (2, 2, 0.5))
+    side = np.stack([1 + 2 * np.cos(angles), 2 + 2 * np.sin(angles), 3 + heights])
+    expected = np.stack([np.cos(angles), np.sin(angles), 0 * angles])
+    np.testing.assert_allclose(solid.normals(side), expected, atol=1e-12)
+    cap = np.stack([1 + 1.99 * np.cos(angles), 2 + 1.99 * np.sin(angles), np.full(50, 2.5)])
+    np.testing.assert_allclose(solid.normals(cap), np.array([[0], [0], [-1]]) * np.ones(50), atol=1e-12)
+
+
 def test_nearest_solid_is_seen_whatever_the_order() -> None:
     solids = [
         Box((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
@@ -238,16 +249,22 @@ def test_a_solid_shades_another_but_not_itself() -> None:
     assert (top & ~hidden).sum() > 20
 
 
-def test_highlights_lie_where_the_mirrored_light_is() -> None:
-    light, ground = Light(TOWARD, 1.0, 0.0), Ground((0.0,) * 3, (0, 0, 0))
-    solid = Ellipsoid((0, 0, 2), (1, 1, 1))
-    picture, view = render(CAMERA, [solid], [Surface((0, 0, 0), gloss=1.0, sharpness=4)], light, ground, PIXELS)
-    row, column = np.unravel_index(picture[:, :, 0].argmax(), (PIXELS, PIXELS))
-    i, j = 2 * row, 2 * column
-    normal = CAMERA.position + view.rays[:, i, j] * view.depth[i, j] - [0, 0, 2]
-    mirrored = 2 * (normal @ TOWARD) * normal - TOWARD
-    assert mirrored @ -view.rays[:, i, j] / np.linalg.norm(view.rays[:, i, j]) > cos(radians(12))
-    assert picture.max() == pytest.approx(1, abs=0.1)
+def test_highlights_by_the_angle_between_normal_and_halfway() -> None:
+    light, ground = Light(TOWARD, 0.7, 0.0), Ground((0.0,) * 3, (0, 0, 0))
+    solid, surface = Ellipsoid((0, 0, 2), (1, 1, 1)), Surface((0, 0, 0), gloss=0.9, sharpness=4)
+    picture, view = render(CAMERA, [solid], [surface], light, ground, PIXELS)
+    whole = (view.owner == 0).reshape(PIXELS, 2, PIXELS, 2).all((1, 3))
+    for row, column in np.argwhere(whole)[::3]:
+        expected = 0.0
+        for i in (2 * row, 2 * row + 1):
+            for j in (2 * column, 2 * column + 1):
+                normal = CAMERA.position + view.rays[:, i, j] * view.depth[i, j] - [0, 0, 2]
+                toward = -view.rays[:, i, j] / np.linalg.norm(view.rays[:, i, j])
+                halfway = (toward + TOWARD) / np.linalg.norm(toward + TOWARD)
+                if normal @ TOWARD > 0:
+                    expected += 0.9 * 0.7 * max(float(normal @ halfway), 0.0) ** 16 / 4
+        assert picture[row, column, 0] == pytest.approx(expected, abs=1e-9)
+    assert picture.max() > 0.5
 
 
 def test_ground_fades_to_the_sky_and_ends_at_the_horizon() -> None:

@@ -20,6 +20,7 @@ from glora.data.made.registry import made_set
 from glora.data.made.sets import SPLITS, TEST_SIZE, MadeSet
 from glora.data.vtab import VTAB, list_vtab
 from glora.errors import DataError
+from glora.files import locked
 
 __all__ = ["INFO_FILE", "MadeFolder", "make_data"]
 
@@ -67,6 +68,7 @@ def make_data(
     Raises:
         DataError: for a name or a number that does not exist; if the folder holds something else; if what the images
             are taken from is not installed.
+        ConfigError: if another process is making the same folder.
     """
     made = made_set(name)
     folder = Path(folder)
@@ -139,19 +141,21 @@ def _short(value: Any) -> str:
 @contextmanager
 def _appearing(folder: Path) -> Iterator[Path]:
     """Give a temporary folder beside ``folder`` to fill, then move it into place; it goes if the block raises."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        yield temporary
-        if hasattr(os, "sync"):
-            os.sync()
-        if folder.is_dir():
-            folder.rmdir()
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    # Always of the same name, so that the next try finds and overwrites what a kill leaves behind.
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    temporary.mkdir(parents=True, exist_ok=True)
+    with locked(temporary):
+        try:
+            shutil.rmtree(temporary / "images", ignore_errors=True)
+            yield temporary
+            (temporary / ".lock").unlink(missing_ok=True)
+            if hasattr(os, "sync"):
+                os.sync()
+            if folder.is_dir():
+                folder.rmdir()
+            temporary.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_all(made: MadeSet, seed: int, info: dict[str, Any], folder: Path, tell: Callable[[int, int], None]) -> None:

@@ -47,7 +47,7 @@ def draw_object(draw: Draw, azimuth: float, elevation: float) -> Floats:
 def place_camera(toy: Toy, azimuth: float, elevation: float, far: float) -> Camera:
     """A camera as in ``draw_object``, ``far`` times as far off as it must be to see all of the toy."""
     around, above = radians(azimuth), radians(elevation)
-    toward = np.array([cos(above) * cos(around), -cos(above) * sin(around), sin(above)])
+    toward = np.array([cos(above) * cos(around), cos(above) * sin(around), sin(above)])
     return Camera(toy.middle + _NEAR * far * toward, toy.middle, _VIEW)
 
 
