@@ -119,7 +119,7 @@ def read_form(
         value = value * gain
     if up is None:
         return value
-    part = up[: form.rank]
+    part = up if len(up) == form.rank else up[: form.rank]
     if dtype is not None:
         part = part.to(dtype)
     return Multiplicative(value, part) if form.kind == "mul" else LowRank(value, part)
@@ -128,7 +128,7 @@ def read_form(
 def slice_down(down: Tensor, form: Form) -> Tensor:
     """The view of ``down`` that ``form`` reads: (rows, r), (rows,) or (1,)."""
     if form.rank:
-        return down[:, : form.rank]
+        return down if down.shape[1] == form.rank else down[:, : form.rank]
     vector = down[:, 0] if down.ndim == 2 else down
     return vector if form.kind == "vector" else vector[:1]
 

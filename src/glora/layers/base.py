@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from glora.errors import StructureError
 from glora.functional import effective_bias, effective_weight
+from glora.layers.plan import Plan
 from glora.space import LayerShape
 from glora.structure import Form, LayerStructure
 from glora.support import Gains, SupportTensors
@@ -103,7 +104,9 @@ class AdaptedLayer(nn.Module, abc.ABC):
             dtype=self.support_dtype,
             device=self.weight.device,
         )
+        self._plans: dict[LayerStructure, Plan] = {}
         self.structure = LayerStructure()
+        self._plan = Plan((), ())
         self.called = False
         # The same dictionaries, so that hooks keep running here and stay on the original.
         self.__dict__.update({key: vars(original)[key] for key in _HOOKS})
@@ -117,10 +120,6 @@ class AdaptedLayer(nn.Module, abc.ABC):
     @abc.abstractmethod
     def matrix(self) -> Tensor:
         """The frozen weight seen as (out, in)."""
-
-    @abc.abstractmethod
-    def _activated(self) -> None:
-        """Called when the active layer structure has changed."""
 
     def plain(self, weight: Tensor, bias: Tensor | None) -> nn.Module:
         """The original with the given weight and bias in place of its own: same class, attributes and hooks."""
@@ -147,14 +146,12 @@ class AdaptedLayer(nn.Module, abc.ABC):
         Raises:
             StructureError: if a form has no storage, or D is asked of a layer without a bias.
         """
-        if structure.D.kind != "none" and self.bias is None:
-            raise StructureError(f"D={structure.D} scales the bias, and this layer has none: use D=none")
-        for tensor, form in structure.items():
-            if form.kind != "none":
-                self.support.parts(tensor, form)
-        self.structure = structure
-        self._folded = None
-        self._activated()
+        plan = self._plans.get(structure)
+        if plan is None:
+            if structure.D.kind != "none" and self.bias is None:
+                raise StructureError(f"D={structure.D} scales the bias, and this layer has none: use D=none")
+            plan = self._plans[structure] = Plan.of(structure, self.support)
+        self.structure, self._plan, self._folded = structure, plan, None
 
     @torch.no_grad()
     def merged(self, structure: LayerStructure | None = None, alpha: float = 1.0) -> tuple[Tensor, Tensor | None]:

@@ -8,7 +8,7 @@ measurements.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +18,10 @@ from torch.autograd.function import once_differentiable
 from glora.errors import TargetError
 from glora.functional import LowRank, Multiplicative, Values, effective_bias, effective_weight
 from glora.layers.base import AdaptedLayer, Scratch
+from glora.layers.gradients import Gradients
+from glora.layers.plan import Plan
 from glora.layers.recompute import Source, source_of
 from glora.space import LayerShape
-from glora.structure import TENSORS, Form, LayerStructure
-from glora.support import read_form, slice_down
 
 __all__ = ["AdaptedLinear"]
 
@@ -29,18 +29,6 @@ __all__ = ["AdaptedLinear"]
 _WEIGHT_ROUTE_TOKENS = 700
 # Below this |1 + A|, the gradient of a vector A is taken from the input rather than divided out of the output.
 _SMALL_SCALE = 0.1
-# Rows of a product summed at a time on a CPU, so that the temporary stays in cache.
-_CHUNK = 256
-
-
-class _Plan(NamedTuple):
-    """What the Function needs besides tensors: the forms that act, their gains and how to save."""
-
-    structure: LayerStructure
-    gains: tuple[float, ...]
-    scratch: Scratch
-    save_output: bool
-    source: tuple[Source, Tensor] | None
 
 
 class AdaptedLinear(AdaptedLayer):
@@ -71,14 +59,6 @@ class AdaptedLinear(AdaptedLayer):
         """The frozen weight, (out, in)."""
         return self.weight
 
-    def _activated(self) -> None:
-        active = [(t, f) for t, f in self.structure.items() if f.kind != "none"]
-        names: dict[str, tuple[str, str | None]] = {t: self.support.names(t, f) for t, f in active}
-        gains = {t: self.support.gain(t, f) for t, f in active}
-        # Names and not parameters, which may be replaced: by loading with assign=True, or by functional_call.
-        self._names = tuple(name for tensor in TENSORS for name in names.get(tensor, (None, None)))
-        self._gains = tuple(gains.get(t, 1.0) for t in TENSORS)
-
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in) to (..., out).
 
@@ -103,29 +83,46 @@ class AdaptedLinear(AdaptedLayer):
 
     def _run(self, x: Tensor, source: tuple[Source, Tensor] | None) -> Tensor:
         own = self.support._parameters
-        parts = [None if name is None else own[name] for name in self._names]
-        plan = _Plan(self.structure, self._gains, self._scratch, self.save_output, source)
+        parts = [own[name] for name in self._plan.names]
         # The Function sees and gives matrices: a view made inside it could not be changed in place afterwards.
         flat = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])  # (N, in)
-        y = cast(Tensor, _Linear.apply(flat, self.weight, self.bias, plan, *parts))  # (N, out)
+        arguments = (flat, self.weight, self.bias, self._plan, self._scratch, self.save_output, source)
+        y = cast(Tensor, _Linear.apply(*arguments, *parts))  # (N, out)
         return y if x.ndim == 2 else y.view(*x.shape[:-1], y.shape[-1])
+
+
+# How many arguments of the Function come before the support parameters.
+_BEFORE = 7
 
 
 class _Linear(torch.autograd.Function):
     """Forward and backward of the adapted linear layer; every line below is the equation or its derivative."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, plan: _Plan, *parts: Tensor | None) -> Tensor:
-        values = _values(plan, parts)
-        side = _is_side_route(values, len(x))
-        w = _weight(weight, values, x.dtype, side, plan.scratch)
-        b = effective_bias(*_widened(weight, bias, values, plan.scratch), values)
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        plan: Plan,
+        scratch: Scratch,
+        save_output: bool,
+        source: tuple[Source, Tensor] | None,
+        *parts: Tensor,
+    ) -> Tensor:
+        values = plan.values(parts)
+        side = len(x) <= _WEIGHT_ROUTE_TOKENS and not isinstance(values.A, LowRank)
+        # What is computed in a lower precision than W0's is kept for backward, as torch keeps its own copies; what
+        # is computed in W0's is as large as W0 and cheaply made again.
+        kept = x.dtype != weight.dtype and any(ctx.needs_input_grad)
+        w = _weight(weight, values, x.dtype, side, None if kept else scratch, scratch)
+        b = effective_bias(*_widened(weight, bias, values, scratch), values)
         y = F.linear(x, w, None if b is None else b.to(x.dtype))
         if side:
             _add_low_rank_output(y, x, weight, values)
         if any(ctx.needs_input_grad):
-            _save(ctx, x, y, weight, bias, values, plan, parts)
-            ctx.side = side
+            _save(ctx, x, y, w if kept else None, weight, bias, values, source, save_output, parts)
+            ctx.plan, ctx.values, ctx.shift, ctx.scratch, ctx.side = plan, values, b, scratch, side
         return y
 
     @staticmethod
@@ -136,18 +133,6 @@ class _Linear(torch.autograd.Function):
             with torch.autocast(device, enabled=False):
                 return _backward(ctx, grad)
         return _backward(ctx, grad)
-
-
-def _values(plan: _Plan, parts: tuple[Tensor | None, ...]) -> Values:
-    read: list[Any] = []
-    for i, (_, form) in enumerate(plan.structure.items()):
-        down = parts[2 * i]
-        read.append(None if down is None else read_form(down, parts[2 * i + 1], form, plan.gains[i]))
-    return Values(*read)
-
-
-def _is_side_route(values: Values, tokens: int) -> bool:
-    return tokens <= _WEIGHT_ROUTE_TOKENS and not isinstance(values.A, LowRank)
 
 
 def _widened(weight: Tensor, bias: Tensor | None, values: Values, scratch: Scratch) -> tuple[Tensor, Tensor | None]:
@@ -166,16 +151,25 @@ def _support_dtype(values: Values) -> torch.dtype:
     raise AssertionError("a layer without active support tensors takes the plain route")
 
 
-def _weight(weight: Tensor, values: Values, dtype: torch.dtype, side: bool, scratch: Scratch) -> Tensor:
-    """W* (weight route), or W* without what the side route adds to the output; in ``dtype``, maybe in scratch."""
+def _weight(
+    weight: Tensor, values: Values, dtype: torch.dtype, side: bool, final: Scratch | None, scratch: Scratch
+) -> Tensor:
+    """W* (weight route), or W* without what the side route adds to the output, in ``dtype``.
+
+    In a buffer of ``final``, or in memory of its own if that is None; intermediate results are in ``scratch``.
+    """
     if side:
         values = Values(A=None if isinstance(values.A, Multiplicative) else values.A)
     if values.A is None and values.B is None:
-        return weight if weight.dtype == dtype else scratch.get("w", weight, dtype).copy_(weight)
+        return weight if weight.dtype == dtype else _cast(weight, dtype, final)
     wide = _support_dtype(values)
     base = weight if weight.dtype == wide else scratch.get("wide", weight, wide).copy_(weight)
     result = effective_weight(base, values, out=scratch.get("w", weight, wide))
-    return result if dtype == wide else scratch.get("w", weight, dtype).copy_(result)
+    return result if dtype == wide else _cast(result, dtype, final)
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype, final: Scratch | None) -> Tensor:
+    return tensor.to(dtype) if final is None else final.get("w", tensor, dtype).copy_(tensor)
 
 
 def _low_rank(weight: Tensor, values: Values) -> list[LowRank]:
@@ -191,62 +185,68 @@ def _add_low_rank_output(y: Tensor, x: Tensor, weight: Tensor, values: Values) -
         y.addmm_(x @ up.to(x.dtype).t(), down.to(x.dtype).t())
     if isinstance(values.B, Tensor):
         # Of the mean and not the sum, which float16 may not hold.
-        mean = x.mean(1, keepdim=True, dtype=values.B.dtype)
-        y.addcmul_(mean.to(x.dtype), (values.B * x.shape[1]).to(x.dtype))
+        y.addcmul_(x.mean(1, keepdim=True), (values.B * x.shape[1]).to(x.dtype))
 
 
 def _save(
     ctx: Any,
     x: Tensor,
     y: Tensor,
+    w: Tensor | None,
     weight: Tensor,
     bias: Tensor | None,
     values: Values,
-    plan: _Plan,
-    parts: tuple[Tensor | None, ...],
+    source: tuple[Source, Tensor] | None,
+    save_output: bool,
+    parts: tuple[Tensor, ...],
 ) -> None:
     """Keep for backward exactly what the active forms need."""
-    scaled = isinstance(values.A, Tensor) and ctx.needs_input_grad[4]
-    # Dividing by 1 + A is ill-conditioned near zero; there the input is kept instead of the output.
-    from_output = scaled and plan.save_output and not bool(((1 + cast(Tensor, values.A)).abs() < _SMALL_SCALE).any())
+    scaled = isinstance(values.A, Tensor) and ctx.needs_input_grad[_BEFORE]  # A's parameter is the first
+    from_output = scaled and save_output and _is_well_scaled(cast(Tensor, values.A))
     needs_x = (
         isinstance(values.A, LowRank | Multiplicative) or isinstance(values.B, LowRank) or (scaled and not from_output)
     )
-    row_sum = isinstance(values.B, Tensor)
-    ctx.source, kept = plan.source or (None, x)
+    ctx.source, kept = source or (None, x)
     ctx.save_for_backward(
         kept if needs_x else None,
         y if from_output else None,
-        x.sum(1, dtype=_support_dtype(values)) if row_sum and not needs_x else None,
+        x.mean(1) if isinstance(values.B, Tensor) and not needs_x else None,
+        w,
         weight,
         bias,
         *parts,
     )
-    # Without the input of the source, which would be held whether it is needed or not.
-    ctx.plan, ctx.keeps_output = plan._replace(source=None), from_output
+    ctx.keeps_output = from_output
+
+
+def _is_well_scaled(a: Tensor) -> bool:
+    """Whether dividing by 1 + A is well-conditioned everywhere."""
+    return bool(a.amin() > _SMALL_SCALE - 1) or not bool(((1 + a).abs() < _SMALL_SCALE).any())
 
 
 def _backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-    x, y, row_sum, weight, bias, *parts = _saved(ctx)
-    plan: _Plan = ctx.plan
+    x, y, row_mean, w, weight, bias, *parts = _saved(ctx)
+    values: Values = ctx.values
     if x is not None and ctx.source is not None:
         x = ctx.source.rerun(x).reshape(-1, weight.shape[1]).to(g.dtype)
-    values = _values(plan, tuple(parts))
-    wide = _support_dtype(values)
-    grads = _SupportGrads(g, x, weight, values, plan, wide)
-    grads.matrices(row_sum)
-    grads.bias(bias)
-    if isinstance(values.A, Tensor) and ctx.needs_input_grad[4]:
-        grads.scale(y, bias)
-    found = [
-        None if down is None or not any(ctx.needs_input_grad[j : j + 2]) else grads.of(i, tensor, down, parts[j - 3])
-        for i, tensor in enumerate(TENSORS)
-        for down, j in [(parts[2 * i], 4 + 2 * i)]
-    ]
+    wanted = ctx.needs_input_grad[_BEFORE:]
+    found: list[Tensor | None] = [None] * len(parts)
+    if any(wanted):
+        scale = isinstance(values.A, Tensor) and wanted[0]
+        gradients = Gradients(g, x, weight, values, ctx.scratch, scale)
+        gradients.matrices(row_mean)
+        gradients.bias(bias)
+        if scale:
+            gradients.scale(y, ctx.shift)
+        found = ctx.plan.stored(gradients.found, parts, wanted)
     dx = None
     if ctx.needs_input_grad[0]:
-        dx = _input_gradient(g, weight, values, ctx.side, plan.scratch)
-    return dx, None, None, None, *(part for pair in found for part in (pair or (None, None)))
+        if w is None:
+            w = _weight(weight, values, g.dtype, ctx.side, ctx.scratch, ctx.scratch)
+        dx = g @ w
+        if ctx.side:
+            _add_low_rank_gradient(dx, g, weight, values)
+    return dx, *(None,) * (_BEFORE - 1), *found
 
 
 def _saved(ctx: Any) -> tuple[Any, ...]:
@@ -261,132 +261,8 @@ def _saved(ctx: Any) -> tuple[Any, ...]:
         ) from error
 
 
-def _input_gradient(g: Tensor, weight: Tensor, values: Values, side: bool, scratch: Scratch) -> Tensor:
-    dx = g @ _weight(weight, values, g.dtype, side, scratch)
-    if side:
-        for down, up in _low_rank(weight, values):
-            dx.addmm_(g @ down.to(g.dtype), up.to(g.dtype))
-        if isinstance(values.B, Tensor):
-            dx.add_((g @ values.B.to(g.dtype).expand(g.shape[1])).unsqueeze(1))
-    return dx
-
-
-class _SupportGrads:
-    """Gradients of the support tensors' values, per output channel where a vector or scalar is one."""
-
-    def __init__(
-        self, g: Tensor, x: Tensor | None, weight: Tensor, values: Values, plan: _Plan, wide: torch.dtype
-    ) -> None:
-        self.g, self.x, self.weight, self.values, self.plan, self.wide = g, x, weight, values, plan, wide
-        self.found: dict[str, tuple[Tensor, Tensor | None]] = {}
-        a = values.A
-        needs_sum = isinstance(a, Tensor) or any(v is not None for v in values[2:])
-        self.total = g.sum(0, dtype=wide) if needs_sum else None  # (out,)
-
-    def matrices(self, row_sum: Tensor | None) -> None:
-        """Gradients of B and of a low-rank or multiplicative A."""
-        a, b = self.values.A, self.values.B
-        if isinstance(a, LowRank):
-            full = self._full()  # (out, in)
-            if isinstance(b, LowRank):
-                self.found["B"] = (full @ b.up.t(), b.down.t() @ full)
-            elif b is not None:
-                self.found["B"] = (full.sum(1), None)
-            full.mul_(self.weight)
-            self.found["A"] = (full @ a.up.t(), a.down.t() @ full)
-            return
-        if isinstance(a, Multiplicative):
-            through = self.weight.to(self.wide) @ a.down  # (out, r)
-            d_through, d_up = self._factors(LowRank(through, a.up))
-            self.found["A"] = (self.weight.to(self.wide).t() @ d_through, d_up)
-        if isinstance(b, LowRank):
-            self.found["B"] = self._factors(b)
-        elif b is not None:
-            if row_sum is None:
-                row_sum = cast(Tensor, self.x).sum(1, dtype=self.wide)
-            self.found["B"] = (self.g.t().to(self.wide) @ row_sum, None)
-
-    def _full(self) -> Tensor:
-        """g^T x, the gradient of the whole weight, in scratch: only a low-rank elementwise A needs it."""
-        narrow = self.plan.scratch.get("g", self.weight, self.g.dtype)
-        torch.mm(self.g.t(), cast(Tensor, self.x), out=narrow)
-        return narrow if narrow.dtype == self.wide else self.plan.scratch.get("g", self.weight, self.wide).copy_(narrow)
-
-    def _factors(self, value: LowRank) -> tuple[Tensor, Tensor]:
-        """Gradients of ``down`` and ``up`` of a matrix applied to x, without forming the matrix."""
-        x = cast(Tensor, self.x)
-        inner = x @ value.up.to(x.dtype).t()  # (N, r)
-        back = self.g @ value.down.to(x.dtype)  # (N, r)
-        return (self.g.t() @ inner).to(self.wide), (back.t() @ x).to(self.wide)
-
-    def bias(self, bias: Tensor | None) -> None:
-        """Gradients of C, D and E, all from the sum of g over tokens."""
-        if self.total is None:
-            return
-        if self.values.C is not None:
-            prompt = self.weight.to(self.wide).t() @ self.total  # (in,)
-            if isinstance(self.values.C, LowRank):
-                down, up = self.values.C
-                self.found["C"] = (torch.outer(prompt, up[:, 0]), (down.t() @ prompt).unsqueeze(1))
-            else:
-                self.found["C"] = (prompt, None)
-        if self.values.D is not None:
-            self.found["D"] = (self.total * cast(Tensor, bias).to(self.wide), None)
-        if self.values.E is not None:
-            self.found["E"] = (self.total, None)
-
-    def scale(self, y: Tensor | None, bias: Tensor | None) -> None:
-        """Gradient of a vector or scalar A, sum over tokens of g * (W0 x), without a further product if y is kept.
-
-        W0 x is read back out of the output: (1 + A) W0 x = y - B x - b*.
-        """
-        a = cast(Tensor, self.values.A)
-        if y is None:
-            x = cast(Tensor, self.x)
-            frozen = self.weight if self.weight.dtype == x.dtype else self.weight.to(x.dtype)
-            self.found["A"] = (_sum_of_products(self.g, x @ frozen.t(), self.wide), None)
-            return
-        rest = _sum_of_products(self.g, y, self.wide)
-        b = self.values.B
-        if isinstance(b, LowRank):
-            rest -= (b.down * self.found["B"][0]).sum(1)
-        elif b is not None:
-            rest -= b * self.found["B"][0]
-        shift = effective_bias(*_widened(self.weight, bias, self.values, self.plan.scratch), self.values)
-        if shift is not None:
-            rest -= shift * cast(Tensor, self.total)
-        self.found["A"] = (rest / (1 + a), None)
-
-    def of(self, index: int, tensor: str, down: Tensor, up: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The gradients in the shapes of the stored parameters: zero where the active form does not read them."""
-        form = self.plan.structure[tensor]
-        d_down, d_up = self.found[tensor]
-        d_down = _into(down, form, d_down * self.plan.gains[index])
-        if up is None:
-            return d_down, None
-        d_up = cast(Tensor, d_up)
-        if len(up) != form.rank:
-            d_up = torch.cat([d_up, d_up.new_zeros(len(up) - form.rank, up.shape[1])])
-        return d_down, d_up
-
-
-def _into(down: Tensor, form: Form, gradient: Tensor) -> Tensor:
-    if form.kind == "scalar":
-        gradient = gradient.sum().reshape(1)
-    if gradient.shape == down.shape:
-        return gradient
-    full = torch.zeros_like(down)
-    slice_down(full, form).copy_(gradient)
-    return full
-
-
-def _sum_of_products(g: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor:
-    """Sum over rows of g * y, (out,): in chunks on a CPU, where a large temporary costs more than the sum."""
-    if g.device.type != "cpu" or len(g) <= _CHUNK:
-        return (g * y).sum(0, dtype=dtype)
-    total = torch.zeros(g.shape[1], dtype=dtype)
-    buffer = torch.empty(_CHUNK, g.shape[1], dtype=g.dtype)
-    for start in range(0, len(g), _CHUNK):
-        rows = g[start : start + _CHUNK]
-        total += torch.mul(rows, y[start : start + _CHUNK], out=buffer[: len(rows)]).sum(0, dtype=dtype)
-    return total
+def _add_low_rank_gradient(dx: Tensor, g: Tensor, weight: Tensor, values: Values) -> None:
+    for down, up in _low_rank(weight, values):
+        dx.addmm_(g @ down.to(g.dtype), up.to(g.dtype))
+    if isinstance(values.B, Tensor):
+        dx.add_((g @ values.B.to(g.dtype).expand(g.shape[1])).unsqueeze(1))
