@@ -58,7 +58,7 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ConfigError(
-                f"{folder}: another glora is at work in this folder: wait for it, or give another --out"
+                f"{folder}: another glora is at work in this folder: wait for it, or give another folder"
             ) from None
         yield
 

@@ -150,9 +150,7 @@ class Run:
         plain, figures = verified_merge(net, inputs)
         about = {"structure": net.active.to_dict(), "alpha": 1.0, "verification": figures}
         if created := net.created_biases():
-            self.progress.say(
-                f"merge: {len(created)} layers get a bias that they did not have, {created[0]} and others"
-            )
+            self.progress.say(f"merge: biases that the pretrained model did not have: {', '.join(created)}")
         save_merged(plain, path, self.extra() | about)
         self.metrics.update(verification=figures)
         return path

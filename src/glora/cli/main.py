@@ -50,7 +50,8 @@ def _run(given: list[str]) -> int:
     from glora.cli.data_commands import DATA_COMMANDS
     from glora.config import RunConfig
 
-    parsed = build_parser().parse_args(spell(given or ["--help"]))
+    bare = given in ([], ["data"])
+    parsed = build_parser().parse_args(spell([*given, "--help"] if bare else given))
     name = str(parsed.command)
     values: dict[str, Any] = dict(parsed[name].as_dict())
     if name != "train" and int(os.environ.get("WORLD_SIZE", "1")) > 1:

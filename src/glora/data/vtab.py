@@ -8,7 +8,10 @@ from pathlib import Path
 from glora.data.listing import Listing, Part
 from glora.errors import DataError
 
-__all__ = ["VTAB", "VtabTask", "is_vtab", "list_vtab"]
+__all__ = ["MADE_FILE", "VTAB", "VtabTask", "is_vtab", "list_vtab"]
+
+MADE_FILE = "made.json"
+"""What a folder says of itself that ``glora data make`` made: it is not held to VTAB-1k's numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +60,8 @@ def list_vtab(root: str | Path) -> Listing:
     """Read the lists of one data set, ``{train800,val200,train800val200,test}.txt``, and check them.
 
     Their lines are ``images/train800/000123.jpg 45``. The images of ``train800val200.txt`` are those of the two other
-    lists under other names, so that list is checked where it exists but not used. A folder of an unknown name may
-    have any number of images and classes.
+    lists under other names, so that list is checked where it exists but not used. A folder of an unknown name, or
+    one that this package made, may have any number of images and classes.
 
     Raises:
         DataError: naming the list and the line: for a line of another form, a missing image, a label out of range,
@@ -66,7 +69,7 @@ def list_vtab(root: str | Path) -> Listing:
     """
     root = Path(root)
     name = root.resolve().name
-    task = VTAB.get(_OTHER_NAMES.get(name, name))
+    task = None if (root / MADE_FILE).is_file() else VTAB.get(_OTHER_NAMES.get(name, name))
     parts = {file: _read_list(root, file, task) for file in _LISTS}
     train, val, test = parts["train800.txt"], parts["val200.txt"], parts["test.txt"]
     if train is None or val is None:

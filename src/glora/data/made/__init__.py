@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from glora.data.made.make import INFO_FILE, MadeFolder, make_data
+from glora.data.made.make import MadeFolder, make_data
 from glora.data.made.registry import MADE, made_set
 from glora.data.made.sets import MadeSet
 
-__all__ = ["INFO_FILE", "MADE", "MadeFolder", "MadeSet", "made_set", "make_data"]
+__all__ = ["MADE", "MadeFolder", "MadeSet", "made_set", "make_data"]

@@ -18,14 +18,11 @@ from PIL import Image
 from glora.data.made.draws import Draw, Pixels
 from glora.data.made.registry import made_set
 from glora.data.made.sets import SPLITS, TEST_SIZE, MadeSet
-from glora.data.vtab import VTAB, list_vtab
+from glora.data.vtab import MADE_FILE, list_vtab
 from glora.errors import DataError
 from glora.files import locked
 
-__all__ = ["INFO_FILE", "MadeFolder", "make_data"]
-
-INFO_FILE = "made.json"
-"""What a finished folder says of itself."""
+__all__ = ["MadeFolder", "make_data"]
 
 _BOTH = "train800val200"
 _CHUNK = 64
@@ -73,7 +70,6 @@ def make_data(
     made = made_set(name)
     folder = Path(folder)
     info = _info(made, seed, test)
-    _check_name(folder, made, info["sizes"]["test"])
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         _check_finished(folder, info)
         return MadeFolder(folder, info, new=False)
@@ -101,19 +97,9 @@ def _info(made: MadeSet, seed: int, test: int | None) -> dict[str, Any]:
     }
 
 
-def _check_name(folder: Path, made: MadeSet, test: int) -> None:
-    """A folder with a name of VTAB-1k is held to VTAB-1k's numbers when it is read."""
-    task = VTAB.get(folder.resolve().name)
-    if task is not None and (task.classes, task.test_size) != (len(made.classes), test):
-        raise DataError(
-            f"{folder}: a folder called {folder.resolve().name} is read as VTAB-1k's own, which has {task.classes} "
-            f"classes and {task.test_size} test images: call it something else, such as {folder.resolve().name}_made"
-        )
-
-
 def _check_finished(folder: Path, info: dict[str, Any]) -> None:
     """Find out whether a folder is what would be made."""
-    path = folder / INFO_FILE
+    path = folder / MADE_FILE
     if not path.is_file():
         what = "holds something else" if folder.is_dir() else "is a file"
         raise DataError(f"{folder}: {what}: give a folder that is new or empty")
@@ -183,7 +169,7 @@ def _write_all(made: MadeSet, seed: int, info: dict[str, Any], folder: Path, tel
             tell(start + done, len(jobs))
     for split, rows in lines.items():
         (folder / f"{split}.txt").write_text("".join(rows), encoding="utf-8")
-    (folder / INFO_FILE).write_text(json.dumps(info, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / MADE_FILE).write_text(json.dumps(info, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _jobs(made: MadeSet, seed: int, sizes: dict[str, int]) -> list[tuple[str, int, list[tuple[str, int]]]]:
