@@ -72,9 +72,7 @@ def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path: Path) -> N
 def test_a_folder_is_for_one_at_a_time(tmp_path: Path) -> None:
     with (
         locked(tmp_path),
-        pytest.raises(
-            ConfigError, match="another glora is at work in this folder: wait .*, or give another folder"
-        ),
+        pytest.raises(ConfigError, match=r"another glora is at work in this folder: wait .*, or give another folder"),
         locked(tmp_path),
     ):
         pytest.fail("two are in")
