@@ -80,6 +80,31 @@ def test_a_folder_is_for_one_at_a_time(tmp_path: Path) -> None:
         assert os.listdir(tmp_path) == [".lock"]
 
 
+def test_a_locked_folder_is_made_and_goes_again_if_nothing_was_put_into_it(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    with locked(folder):
+        assert folder.is_dir()
+    assert not os.listdir(tmp_path)
+    with locked(folder):
+        write_text(folder / "c.txt", "kept")
+    assert sorted(os.listdir(folder)) == [".lock", "c.txt"]
+
+
+def test_a_folder_that_was_there_stays(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with locked(tmp_path / "a"):
+        pass
+    assert (tmp_path / "a").is_dir()
+
+
+def test_what_cannot_be_a_folder_is_not_locked(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a file")
+    with pytest.raises(ConfigError, match=r"a is a file: give another folder$"), locked(tmp_path / "a"):
+        pytest.fail("in a file")
+    with pytest.raises(ConfigError, match=r"b cannot be written to \(.*\): give another"), locked(tmp_path / "a" / "b"):
+        pytest.fail("below a file")
+
+
 def test_a_killed_process_leaves_a_folder_open_and_its_half_written_file_is_overwritten(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys; from pathlib import Path; from glora.files import locked, replacing\n"

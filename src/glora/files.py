@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from glora.errors import ConfigError
 
@@ -41,26 +41,43 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes that ask for the same out of an existing folder, for a block, however this one ends.
+    """Keep other processes that ask for the same out of a folder, for a block, however this one ends.
 
-    A hidden file ``.lock`` stays there. Does nothing on systems without ``fcntl``.
+    A hidden file ``.lock`` stays there. The folder is made; if it was not there and nothing is put into it, it goes
+    again. Does not keep anyone out on systems without ``fcntl``.
 
     Raises:
-        ConfigError: if another one is in there.
+        ConfigError: if another one is in there, or it cannot be a folder.
     """
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        what = "is a file" if folder.is_file() else f"cannot be written to ({error.strerror})"
+        raise ConfigError(f"{folder} {what}: give another folder") from None
+    with file:
+        _lock(file, folder)
+        try:
+            yield
+        finally:
+            if new and os.listdir(folder) == [".lock"]:
+                (folder / ".lock").unlink()
+                for path in new:
+                    path.rmdir()
+
+
+def _lock(file: IO[str], folder: Path) -> None:
     try:
         import fcntl
     except ImportError:
-        yield
         return
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(
-                f"{folder}: another glora is at work in this folder: wait for it, or give another folder"
-            ) from None
-        yield
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise ConfigError(
+            f"{folder}: another glora is at work in this folder: wait for it, or give another folder"
+        ) from None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from glora.checkpoint import fingerprint, tensors_digest
 from glora.data.samples import Samples, as_samples
 from glora.evaluate import Evaluator
@@ -86,12 +84,11 @@ def search(
 
 def _scored_by(net: GLoRAModel, samples: Samples) -> dict[str, str]:
     """Digests of what the scores depend on: the supernet, its backbone, and the validation data."""
-    trained = net.adapter_parameters() | net.head_parameters()
+    heads = [tensor for head in net.heads.values() for tensor in (*head.parameters(), *head.buffers())]
     gains = {name: dict(layer.support.gains) for name, layer in net.layers.items()}
     fixed = json.dumps([fingerprint(net), gains], sort_keys=True)
-    first = samples.inputs(torch.arange(min(8, len(samples))))
     return {
-        "supernet": tensors_digest(trained.values()),
+        "supernet": tensors_digest([*net.adapter_parameters().values(), *heads]),
         "backbone": hashlib.sha256(fixed.encode()).hexdigest()[:16],
-        "data": tensors_digest([samples.labels, first]),
+        "data": samples.digest(),
     }

@@ -218,7 +218,7 @@ class GLoRAModel(nn.Module):
 
     @contextmanager
     def using(self, structure: Structure) -> Iterator[None]:
-        """Activate ``structure`` for a block, then what was active before."""
+        """Activate ``structure`` for a block; backward belongs into it too where activations are checkpointed."""
         before = self._active
         self.activate(structure)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import statistics
@@ -53,8 +54,6 @@ class Run:
 
     def __init__(self, config: RunConfig, progress: Progress, command: str = "", writes: bool = True) -> None:
         self.config, self.progress, self.folder = config, progress, config.folder
-        if self.folder.exists() and not self.folder.is_dir():
-            raise ConfigError(f"{self.folder} is a file: give another --out for the run folder")
         config.check(self.folder)
         listing = list_data(
             config.data,
@@ -253,12 +252,13 @@ class Run:
 
     def _describe(self, backbone: Backbone, command: str) -> None:
         """Enter what the run is made of, after checking that the data are those it began with."""
-        data = self.data.summary()
+        contents = hashlib.sha256("".join(part.digest() for part in (self.data.train, self.data.val)).encode())
+        data = self.data.summary() | {"contents": contents.hexdigest()[:16]}
         before = self.metrics.values.get("data", data)
-        if before["digest"] != data["digest"]:
+        if any(before.get(key) != data[key] for key in ("digest", "contents")):
             raise ConfigError(
-                f"{self.folder} holds a run on other images of {self.config.data} (some were added, removed or moved "
-                "since): put them back, or start anew with another --out"
+                f"{self.folder} holds a run on other images of {self.config.data} (some were added, removed, moved or "
+                "changed since): put them back, or start anew with another --out"
             )
         packages = ("glora", "torch", "timm", "torchvision")
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"

@@ -48,10 +48,15 @@ class SupportTensors(nn.Module):
     ) -> None:
         super().__init__()
         self.shape = shape
-        self.gains = dict(gains)
+        self._gains = dict(gains)
         for tensor in TENSORS:
             for name, size in storage(shape, tensor, forms.get(tensor, ())).items():
                 self.register_parameter(name, _start(name, size, generator, dtype, device))
+
+    @property
+    def gains(self) -> dict[str, float]:
+        """The gains it was made with (a copy: they are fixed), see :data:`Gains`."""
+        return dict(self._gains)
 
     def parts(self, tensor: str, form: Form) -> tuple[nn.Parameter, nn.Parameter | None]:
         """The parameters that ``form`` of ``tensor`` reads: (down or vector, up or None).
@@ -73,7 +78,7 @@ class SupportTensors(nn.Module):
 
     def gain(self, tensor: str, form: Form) -> float:
         """The constant that multiplies ``form`` of ``tensor``."""
-        return self.gains.get(f"{tensor}.{form.kind}", 1.0)
+        return self._gains.get(f"{tensor}.{form.kind}", 1.0)
 
     def values(self, structure: LayerStructure, dtype: torch.dtype | None = None) -> Values:
         """What the support tensors are worth under ``structure``, gains included, differentiable.

@@ -181,3 +181,24 @@ def test_as_samples() -> None:
 def test_as_samples_refuses(source: object, message: str) -> None:
     with pytest.raises(DataError, match=message):
         as_samples(source)
+
+
+def test_digests_tell_every_image_every_label_and_the_order_apart(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{i}.png" for i in range(12)]
+    for i, path in enumerate(paths):
+        picture(i).save(path)
+    labels = [i % 2 for i in range(12)]
+    for in_memory in (True, False):
+        samples = ImageSamples(paths, labels, SMALL, in_memory=in_memory)
+        same = ImageSamples(paths, labels, SMALL, in_memory=in_memory)
+        before = samples.digest()
+        assert before == same.digest()
+        picture(99).resize((50, 40)).save(paths[-1])
+        assert ImageSamples(paths, labels, SMALL, in_memory=in_memory).digest() != before
+        picture(11).save(paths[-1])
+        others = [ImageSamples(paths, [*labels[:-1], 0], SMALL, in_memory=in_memory), samples.subset([1, 0])]
+        others += [samples.subset([0, 1]), JoinedSamples(samples, same), JoinedSamples(samples, samples.subset([3]))]
+        assert len({other.digest() for other in [samples, *others]}) == 6
+    inputs = torch.randn(5, 3)
+    digests = {TensorSamples(inputs, [0, 1, 2, 3, 4]).digest(), TensorSamples(-inputs, [0, 1, 2, 3, 4]).digest()}
+    assert len(digests) == 2

@@ -373,14 +373,83 @@ def test_gradient_checkpointing_changes_nothing(reentrant: bool, route: str) -> 
             assert found is None or found.equal(wanted), str(structure)
 
 
-def test_a_second_derivative_is_refused() -> None:
+@pytest.mark.parametrize("form", [dict(B="rank-1"), dict(A="vector"), dict(A="rank-1"), dict(B="scalar", E="scalar")])
+def test_a_second_derivative_is_refused(form: dict[str, str]) -> None:
     layer = adapted(linear(4, 3))
+    layer.activate(LayerStructure(**form))
+    # The sum has a gradient of ones, which needs none itself: there above all nothing may be dropped silently.
+    for loss in (lambda y: y.sum(), lambda y: y.square().sum()):
+        x = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+        (dx,) = torch.autograd.grad(loss(layer(x.tanh())), x, create_graph=True)
+        with pytest.raises(TargetError, match="an adapted layer has no second derivative: merge it"):
+            dx.square().sum().backward()
+
+
+def test_first_derivatives_are_the_same_under_create_graph() -> None:
+    layer = adapted(linear(4, 3))
+    layer.activate(LayerStructure(A="vector", B="rank-1", E="vector"))
     x = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
-    for structure in (LayerStructure(B="rank-1"), LayerStructure(A="vector"), LayerStructure(E="scalar")):
-        layer.activate(structure)
-        (dx,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
-        with pytest.raises(RuntimeError, match="once_differentiable"):
-            dx.sum().backward()
+    over = [x, *(p for p in layer.support.parameters())]
+    plain = torch.autograd.grad(layer(x).sum(), over, allow_unused=True)
+    graph = torch.autograd.grad(layer(x).sum(), over, allow_unused=True, create_graph=True)
+    for first, second in zip(plain, graph, strict=True):
+        assert (first is None) == (second is None)
+        assert first is None or first.equal(second)
+
+
+def test_nothing_is_kept_without_autograd(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = adapted(linear(4, 3))
+    layer.activate(LayerStructure(A="vector", B="rank-1"))
+    kept: list[object] = []
+    monkeypatch.setattr("glora.layers.linear._save", lambda *given: kept.append(given))
+    with torch.no_grad():
+        layer(torch.randn(2, 3, dtype=torch.float64))
+    assert not kept
+    layer(torch.randn(2, 3, dtype=torch.float64))
+    assert kept
+
+
+def test_the_input_may_be_named_as_for_a_linear_layer() -> None:
+    layer, x = adapted(linear(4, 3)), torch.randn(2, 3, dtype=torch.float64)
+    assert layer(input=x).equal(layer(x))
+
+
+def test_parameters_changed_between_forward_and_backward() -> None:
+    layer = adapted(linear(4, 3))
+    layer.activate(LayerStructure(A="vector"))
+    y = layer(torch.randn(2, 3, dtype=torch.float64)).sum()
+    with torch.no_grad():
+        layer.support.A.add_(1)
+    with pytest.raises(TargetError, match=r"was changed in place: .*, run the forward again"):
+        y.backward()
+
+
+def test_the_original_follows_parameters_that_are_replaced() -> None:
+    layer = adapted(linear(4, 3))
+    weight = torch.randn(4, 3, dtype=torch.float64)
+    layer.load_state_dict({"weight": weight}, strict=False, assign=True)
+    layer.weight.requires_grad_(False)
+    assert layer.original.weight.equal(weight)
+    assert layer.original.bias is layer.bias
+
+
+def test_an_export_leaves_no_stand_ins_behind() -> None:
+    layer = adapted(linear(4, 3).float()).eval()
+    layer.activate(LayerStructure(A="rank-1"))
+    x = torch.randn(2, 3)
+    with torch.no_grad():
+        exported = torch.export.export(layer, (x,)).module()
+        assert type(layer(x)) is torch.Tensor
+        assert exported(x).allclose(layer(x), atol=1e-6)
+
+
+def test_on_the_meta_device() -> None:
+    layer = adapted(linear(4, 3)).to("meta")
+    layer.activate(LayerStructure(A="vector", B="rank-1", E="scalar"))
+    y = layer(torch.empty(5, 3, dtype=torch.float64, device="meta"))
+    assert y.shape == (5, 4)
+    y.sum().backward()
+    assert layer.support.A.grad.is_meta
 
 
 @pytest.mark.parametrize("transform", [torch.func.grad, torch.func.vmap], ids=["grad", "vmap"])

@@ -65,6 +65,11 @@ def test_less_is_kept() -> None:
     assert plain - again == 4 * tokens * (width * (2 * blocks - 1) + hidden * blocks)
 
 
+class ScaledNorm(nn.LayerNorm):
+    def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
+        return super().forward(x) * scale
+
+
 class Changed(nn.Module):
     """Changes the output of its norm before the layer sees it, in one of several ways."""
 
@@ -75,11 +80,14 @@ class Changed(nn.Module):
         self.norm = nn.LayerNorm(6)
         self.second = nn.Linear(6, 6)
         self.head = nn.Linear(6, 2)
+        if how == "keyword":
+            self.norm = ScaledNorm(6)
         if how == "hook":
             self.norm.register_forward_hook(lambda module, args, output: output * 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.norm(self.first(x))
+        y = self.first(x)
+        y = self.norm(y, scale=3.0) if self.how == "keyword" else self.norm(y)
         if self.how == "in place":
             y += 1
         if self.how == "copied":
@@ -89,7 +97,7 @@ class Changed(nn.Module):
         return self.head(self.second(y))
 
 
-@pytest.mark.parametrize("how", ["no change", "in place", "copied", "view", "hook"])
+@pytest.mark.parametrize("how", ["no change", "in place", "copied", "view", "hook", "keyword"])
 def test_what_happens_between_the_norm_and_the_layer_counts(how: str) -> None:
     torch.manual_seed(2)
     model = Changed(how).double()

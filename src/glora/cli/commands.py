@@ -47,16 +47,15 @@ def run(config: RunConfig, line: str = "", json: bool = False) -> None:
         line: the command as it was given, for the report.
         json: print the results as JSON.
     """
-    with ConsoleProgress() as progress:
+    with ConsoleProgress() as progress, locked(config.folder):
         made = Run(config, progress, line)
-        with locked(made.folder):
-            made.train()
-            made.search()
-            made.merge()
-            comparison = Comparison(made)
-            comparison.validate()
-            comparison.test()
-            made.report()
+        made.train()
+        made.search()
+        made.merge()
+        comparison = Comparison(made)
+        comparison.validate()
+        comparison.test()
+        made.report()
     print_table(made.folder, made.metrics.values, json)
 
 
@@ -74,11 +73,10 @@ def train(config: RunConfig, line: str = "", json: bool = False) -> None:
     if processes.index > 0:
         Run(config, SilentProgress(), line, writes=False).train()
         return
-    with ConsoleProgress() as progress:
+    with ConsoleProgress() as progress, locked(config.folder):
         made = Run(config, progress, line)
-        with locked(made.folder):
-            made.train()
-            report = made.report()
+        made.train()
+        report = made.report()
     result = {"supernet": str(made.folder / "supernet.safetensors"), "report": str(report)}
     print_results(result | {"next": f"glora search {made.folder}"}, json)
 
@@ -111,13 +109,12 @@ def search(
     if population is not None:
         half, parents = population // 2, min(population, max(2, population // 5))
         given |= {"population": population, "mutants": half, "crossovers": half, "parents": parents}
-    config = _searched_anew(RunConfig.load(run), {key: v for key, v in given.items() if v is not None}, out)
-    with ConsoleProgress() as progress:
-        made = Run(config, progress)
-        with locked(made.folder):
-            best = made.search().winner
-            made.tune()
-            report = made.report()
+    config = RunConfig.load(run)
+    with ConsoleProgress() as progress, locked(Path(run if out is None else out)):
+        made = Run(_searched_anew(config, {key: v for key, v in given.items() if v is not None}, out), progress)
+        best = made.search().winner
+        made.tune()
+        report = made.report()
     result = {
         "val_accuracy": best.score.accuracy,
         "parameters": best.size,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,6 +48,10 @@ class Samples(ABC):
     def to(self, device: torch.device | str) -> Samples:
         """The same samples, whose inputs come out on ``device``; kept there as a whole where that has the room."""
 
+    @abstractmethod
+    def digest(self) -> str:
+        """16 hexadecimal digits that tell these samples from others: other labels, inputs or order."""
+
     def subset(self, indices: Tensor | Sequence[int]) -> Samples:
         """Some of the samples, in the order of ``indices``, sharing their storage.
 
@@ -78,6 +83,10 @@ class TensorSamples(Samples):
     def inputs(self, indices: Tensor) -> Tensor:
         """Rows of the tensor, (B, ...)."""
         return self._inputs[indices.to(self._inputs.device)]
+
+    def digest(self) -> str:
+        """Of labels and inputs."""
+        return _digest(self.labels, self._inputs)
 
     def to(self, device: torch.device | str) -> TensorSamples:
         """The same, with the tensor on ``device``."""
@@ -152,6 +161,13 @@ class ImageSamples(Samples):
                 raise DataError(bad[0][1])
         return self.preprocessing.normalise(chosen.to(self._device))
 
+    def digest(self) -> str:
+        """Of labels, preprocessing and pixels; for what is not kept in memory, size and time of each file instead."""
+        about = repr(self.preprocessing)
+        if self._pixels is not None:
+            return _digest(self.labels, self._pixels, about)
+        return _digest(self.labels, None, about, *(_stamp(image) for image in self._images))
+
     def to(self, device: torch.device | str) -> ImageSamples:
         """The same images, normalised on ``device``; pixels in memory move there once if a quarter of it is enough."""
         moved = copy.copy(self)
@@ -179,6 +195,10 @@ class SubsetSamples(Samples):
         """Inputs of the base, (B, ...)."""
         return self._base.inputs(self._indices[indices.cpu()])
 
+    def digest(self) -> str:
+        """Of the base and the order."""
+        return _digest(self._indices, None, self._base.digest())
+
     def to(self, device: torch.device | str) -> SubsetSamples:
         """The same subset of the base on ``device``."""
         return SubsetSamples(self._base.to(device), self._indices)
@@ -200,6 +220,10 @@ class JoinedSamples(Samples):
         # inputs came early ones first: undo that
         order = torch.cat([(~late).nonzero(), late.nonzero()]).flatten().argsort()
         return found[order.to(found.device)]
+
+    def digest(self) -> str:
+        """Of both."""
+        return _digest(self.labels, None, self._first.digest(), self._second.digest())
 
     def to(self, device: torch.device | str) -> JoinedSamples:
         """Both on ``device``."""
@@ -257,6 +281,22 @@ def check_labels(labels: Any, count: int) -> Tensor:
     if count and int(found.min()) < 0:
         raise DataError(f"labels count from 0: label {int(found.min())} of sample {int(found.argmin())}")
     return found.long()
+
+
+def _digest(labels: Tensor, inputs: Tensor | None, *about: str) -> str:
+    found = hashlib.sha256("\n".join(about).encode("utf-8", "surrogateescape"))
+    for tensor in (labels, inputs):
+        if tensor is not None:
+            found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+            found.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()[:16]
+
+
+def _stamp(image: str | Path | Image.Image | np.ndarray[Any, Any]) -> str:
+    if isinstance(image, (str, Path)):
+        status = Path(image).stat()
+        return f"{Path(image).name} {status.st_size} {status.st_mtime_ns}"
+    return hashlib.sha256(np.asarray(image).tobytes()).hexdigest()
 
 
 def _pair(item: Any, index: int) -> tuple[Tensor, int]:

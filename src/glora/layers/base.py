@@ -48,7 +48,9 @@ class Scratch(threading.local):
         if found is None:
             # A buffer born in inference mode could not be written to during training.
             with torch.inference_mode(False):
-                found = self._buffers[key] = torch.empty(like.shape, dtype=dtype, device=like.device)
+                found = torch.empty(like.shape, dtype=dtype, device=like.device)
+            if type(found) is torch.Tensor:  # and no stand-in of an export, which would outlive it
+                self._buffers[key] = found
         return found
 
     def __deepcopy__(self, memo: object) -> Scratch:
@@ -133,7 +135,12 @@ class AdaptedLayer(nn.Module, abc.ABC):
     @property
     def original(self) -> nn.Module:
         """The module that this layer replaced, with the same frozen parameters."""
-        return self._original[0]
+        module = self._original[0]
+        # They may have been replaced here, by load_state_dict(assign=True) or on the way from the meta device.
+        for name in ("weight", "bias"):
+            if vars(module)["_parameters"].get(name) is not (own := getattr(self, name)):
+                vars(module)["_parameters"][name] = own
+        return module
 
     @property
     def shape(self) -> LayerShape:

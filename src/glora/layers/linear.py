@@ -8,12 +8,11 @@ measurements.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from glora.errors import TargetError
 from glora.functional import LowRank, Multiplicative, Values, effective_bias, effective_weight
@@ -59,12 +58,13 @@ class AdaptedLinear(AdaptedLayer):
         """The frozen weight, (out, in)."""
         return self.weight
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Map (..., in) to (..., out).
 
         Raises:
             TargetError: if the frozen weight or bias was set to require a gradient.
         """
+        x = input
         if not self.called:
             self.called = True
         if self._folded is not None:
@@ -74,7 +74,7 @@ class AdaptedLinear(AdaptedLayer):
         if self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad):
             raise TargetError("an adapted layer's weight and bias are frozen: set requires_grad_(False) on them")
         device, source = x.device.type, source_of(x)
-        if not torch.is_autocast_enabled(device):
+        if not _autocasts(x):
             return self._run(x, source)
         if x.dtype != torch.float64:
             x = x.to(torch.get_autocast_dtype(device))
@@ -86,13 +86,22 @@ class AdaptedLinear(AdaptedLayer):
         parts = [own[name] for name in self._plan.names]
         # The Function sees and gives matrices: a view made inside it could not be changed in place afterwards.
         flat = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])  # (N, in)
-        arguments = (flat, self.weight, self.bias, self._plan, self._scratch, self.save_output, source)
+        keep = _Keep(torch.is_grad_enabled(), self.save_output, source)
+        arguments = (flat, self.weight, self.bias, self._plan, self._scratch, keep)
         y = cast(Tensor, _Linear.apply(*arguments, *parts))  # (N, out)
         return y if x.ndim == 2 else y.view(*x.shape[:-1], y.shape[-1])
 
 
 # How many arguments of the Function come before the support parameters.
-_BEFORE = 7
+_BEFORE = 6
+
+
+class _Keep(NamedTuple):
+    """What may be kept for backward: anything at all, the output, the input of what gave the input."""
+
+    anything: bool
+    output: bool
+    source: tuple[Source, Tensor] | None
 
 
 class _Linear(torch.autograd.Function):
@@ -106,33 +115,58 @@ class _Linear(torch.autograd.Function):
         bias: Tensor | None,
         plan: Plan,
         scratch: Scratch,
-        save_output: bool,
-        source: tuple[Source, Tensor] | None,
+        keep: _Keep,
         *parts: Tensor,
     ) -> Tensor:
         values = plan.values(parts)
         side = len(x) <= _WEIGHT_ROUTE_TOKENS and not isinstance(values.A, LowRank)
         # What is computed in a lower precision than W0's is kept for backward, as torch keeps its own copies; what
         # is computed in W0's is as large as W0 and cheaply made again.
-        kept = x.dtype != weight.dtype and any(ctx.needs_input_grad)
+        backward = keep.anything and any(ctx.needs_input_grad)
+        kept = backward and x.dtype != weight.dtype
         w = _weight(weight, values, x.dtype, side, None if kept else scratch, scratch)
         b = effective_bias(*_widened(weight, bias, values, scratch), values)
         y = F.linear(x, w, None if b is None else b.to(x.dtype))
         if side:
             _add_low_rank_output(y, x, weight, values)
-        if any(ctx.needs_input_grad):
-            _save(ctx, x, y, w if kept else None, weight, bias, values, source, save_output, parts)
+        if backward:
+            _save(ctx, x, y, w if kept else None, weight, bias, values, keep, parts)
             ctx.plan, ctx.values, ctx.shift, ctx.scratch, ctx.side = plan, values, b, scratch, side
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        device = grad.device.type
-        if torch.is_autocast_enabled(device):
-            with torch.autocast(device, enabled=False):
-                return _backward(ctx, grad)
-        return _backward(ctx, grad)
+        saved = _saved(ctx)
+        with torch.no_grad():
+            if _autocasts(grad):
+                with torch.autocast(grad.device.type, enabled=False):
+                    found = _backward(ctx, grad, saved)
+            else:
+                found = _backward(ctx, grad, saved)
+        if not torch.is_grad_enabled():
+            return found
+        # Under create_graph=True: not to be taken for constants by a second derivative.
+        read = [t for t in (grad, *saved) if t is not None and t.requires_grad]
+        return tuple(_Once.apply(gradient, *read) if gradient is not None and read else gradient for gradient in found)
+
+
+class _Once(torch.autograd.Function):
+    """A first derivative as a function of what it was computed from: it has no derivative of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, *read: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        raise TargetError(
+            "an adapted layer has no second derivative: merge it, or take second derivatives of other layers only"
+        )
+
+
+def _autocasts(tensor: Tensor) -> bool:
+    device = tensor.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def _widened(weight: Tensor, bias: Tensor | None, values: Values, scratch: Scratch) -> tuple[Tensor, Tensor | None]:
@@ -196,17 +230,16 @@ def _save(
     weight: Tensor,
     bias: Tensor | None,
     values: Values,
-    source: tuple[Source, Tensor] | None,
-    save_output: bool,
+    keep: _Keep,
     parts: tuple[Tensor, ...],
 ) -> None:
     """Keep for backward exactly what the active forms need."""
     scaled = isinstance(values.A, Tensor) and ctx.needs_input_grad[_BEFORE]  # A's parameter is the first
-    from_output = scaled and save_output and _is_well_scaled(cast(Tensor, values.A))
+    from_output = scaled and keep.output and _is_well_scaled(cast(Tensor, values.A))
     needs_x = (
         isinstance(values.A, LowRank | Multiplicative) or isinstance(values.B, LowRank) or (scaled and not from_output)
     )
-    ctx.source, kept = source or (None, x)
+    ctx.source, kept = keep.source or (None, x)
     ctx.save_for_backward(
         kept if needs_x else None,
         y if from_output else None,
@@ -220,12 +253,14 @@ def _save(
 
 
 def _is_well_scaled(a: Tensor) -> bool:
-    """Whether dividing by 1 + A is well-conditioned everywhere."""
+    """Whether dividing by 1 + A is well-conditioned everywhere; no, where there are no numbers to look at."""
+    if a.is_meta or torch.compiler.is_compiling():
+        return False
     return bool(a.amin() > _SMALL_SCALE - 1) or not bool(((1 + a).abs() < _SMALL_SCALE).any())
 
 
-def _backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-    x, y, row_mean, w, weight, bias, *parts = _saved(ctx)
+def _backward(ctx: Any, g: Tensor, saved: tuple[Any, ...]) -> tuple[Tensor | None, ...]:
+    x, y, row_mean, w, weight, bias, *parts = saved
     values: Values = ctx.values
     if x is not None and ctx.source is not None:
         x = ctx.source.rerun(x).reshape(-1, weight.shape[1]).to(g.dtype)
@@ -256,8 +291,9 @@ def _saved(ctx: Any) -> tuple[Any, ...]:
         if not (ctx.keeps_output and "inplace operation" in str(error)):
             raise
         raise TargetError(
-            "the model changes the output of an adapted layer in place, and it was kept for backward: "
-            "set layer.save_output = False for layer in net.layers.values()"
+            "what an adapted layer kept for backward was changed in place: if the model changes the output of such a "
+            "layer, set layer.save_output = False for layer in net.layers.values(); if parameters were changed between "
+            "forward and backward, run the forward again"
         ) from error
 
 

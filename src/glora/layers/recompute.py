@@ -47,7 +47,7 @@ def watch(model: nn.Module) -> list[RemovableHandle]:
     """Let the norms and activations of a model leave a note on what they give; the handles end that."""
     watched = [m for m in model.modules() if isinstance(m, _WATCHED)]
     # Before other hooks, which may give something else in place of the output.
-    return [module.register_forward_hook(_leave_note, prepend=True) for module in watched]
+    return [module.register_forward_hook(_leave_note, prepend=True, with_kwargs=True) for module in watched]
 
 
 def source_of(tensor: Tensor) -> tuple[Source, Tensor] | None:
@@ -56,8 +56,8 @@ def source_of(tensor: Tensor) -> tuple[Source, Tensor] | None:
     return None if note is None or note.version != tensor._version else (note.source, note.input)
 
 
-def _leave_note(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-    if not (isinstance(output, Tensor) and output.requires_grad and len(inputs) == 1):
+def _leave_note(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+    if named or len(inputs) != 1 or not (isinstance(output, Tensor) and output.requires_grad):
         return
     if output is inputs[0]:  # in place: there is no input left
         return
