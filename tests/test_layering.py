@@ -25,6 +25,7 @@ LAYERS = {
     "layers": 1,
     "bypass": 2,
     "targets": 2,
+    "trainable": 2,
     "model": 2,
     "summary": 2,
     "checkpoint": 2,
