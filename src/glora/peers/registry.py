@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -83,7 +84,11 @@ def peer(
         raise ConfigError(f"{name} has no setting {unknown[0]!r}; its settings are: {known}")
     if any(isinstance(module, AdaptedLayer | ExtendedBlock | FactoredLinear) for module in model.modules()):
         raise ConfigError("this model has been adapted already: load the pretrained one again")
-    complete = {**method.settings, **settings}
+    try:
+        # As they come back from a file, so that a training and a file of it know each other again.
+        complete = json.loads(json.dumps({**method.settings, **settings}))
+    except TypeError:
+        raise ConfigError(f"settings of {name} are plain values: numbers, text, or lists of text") from None
     heads = resolve_heads(model, head, num_classes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
