@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import ParallelThingsBlock
 from torch import nn
-from vits import CLASSES, KINDS, SETTINGS, X, fill, vit
+from vits import CLASSES, KINDS, SETTINGS, SIDE, X, fill, vit
 
 import glora
 from glora import presets
@@ -401,3 +401,32 @@ def test_a_head_may_be_named_or_none() -> None:
 
 def test_the_root_leads_to_the_peers() -> None:
     assert glora.peers.PEERS is PEERS
+
+
+@pytest.mark.parametrize("name", ["full", "linear", "bitfit", "layernorm", "lora", "ssf", "glora-fixed", "peft-lora"])
+def test_a_vision_transformer_of_transformers(name: str) -> None:
+    transformers = pytest.importorskip("transformers")
+
+    def small() -> nn.Module:
+        shape = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+        torch.manual_seed(0)
+        config = transformers.ViTConfig(**shape, image_size=SIDE, patch_size=8, num_labels=CLASSES)
+        return transformers.ViTForImageClassification(config).eval()
+
+    layers = {"layers": None} if "layers" in PEERS[name].settings else {}
+    net = peer(name, small(), **layers)
+    assert net(X).logits.equal(small()(X).logits)
+    fill(net)
+    plain = net.merge()
+    assert type(plain) is transformers.ViTForImageClassification
+    assert list(plain.state_dict()) == list(small().state_dict())
+    assert torch.allclose(plain(X).logits, net(X).logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["adapter", "vpt-deep", "fact-tt"])
+def test_those_that_are_built_into_blocks_of_timm_refuse_it(name: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    shape = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    model = transformers.ViTForImageClassification(transformers.ViTConfig(**shape, image_size=SIDE, patch_size=8))
+    with pytest.raises(TargetError, match="ViTForImageClassification is not supported by this method: it needs timm's"):
+        peer(name, model)
