@@ -25,6 +25,7 @@ LAYERS = {
     "layers": 1,
     "bypass": 2,
     "targets": 2,
+    "trainable": 2,
     "model": 2,
     "summary": 2,
     "checkpoint": 2,
@@ -36,6 +37,7 @@ LAYERS = {
     "strategies": 3,
 }
 TOP = 4
+# All others: find, config, run, comparison, inference, verify, peers, report and cli.
 # Layers below 3 need nothing but these beside the standard library.
 THIRD_PARTY = {0: set(), 1: {"torch"}, 2: {"torch", "safetensors"}}
 
@@ -113,6 +115,11 @@ def test_every_file_says_what_it_is_and_what_it_shows(path: Path) -> None:
     names = [ast.unparse(t) for node in tree.body if isinstance(node, ast.Assign) for t in node.targets]
     defined = any(isinstance(node, ast.FunctionDef | ast.ClassDef | ast.ImportFrom) for node in tree.body)
     assert "__all__" in names or not defined, f"{path.name} has no __all__"
+
+
+def test_nothing_but_the_command_line_knows_of_the_peers() -> None:
+    users = {unit(path) for path in FILES for module, _ in imports(path) if module.startswith("glora.peers")}
+    assert users <= {"__init__", "peers", "cli"}
 
 
 def test_the_root_is_small_and_complete() -> None:

@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from glora import presets
+    from glora import peers, presets
     from glora.checkpoint import load
     from glora.errors import GloraError
     from glora.find import search
@@ -25,6 +25,7 @@ __all__ = [
     "TrainSettings",
     "adapt",
     "load",
+    "peers",
     "presets",
     "search",
     "train_supernet",
@@ -40,6 +41,7 @@ _HOMES = {
     "TrainSettings": "train",
     "adapt": "model",
     "load": "checkpoint",
+    "peers": "",
     "presets": "",
     "search": "find",
     "train_supernet": "train",

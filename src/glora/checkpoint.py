@@ -21,18 +21,24 @@ from glora.model import GLoRAModel, adapt
 from glora.space import SearchSpace
 from glora.structure import Structure
 from glora.support import slice_down
+from glora.trainable import Trainable
 
 __all__ = [
     "Metadata",
+    "check_fingerprint",
+    "fill",
     "fingerprint",
+    "head_tensors",
     "load",
     "load_merged",
     "load_supernet",
+    "read_file",
     "read_metadata",
     "save",
     "save_merged",
     "save_supernet",
     "tensors_digest",
+    "write_file",
 ]
 
 _FORMAT = 1
@@ -47,7 +53,7 @@ class Metadata(NamedTuple):
     values: dict[str, Any]
 
 
-def fingerprint(net: GLoRAModel, layers: Iterable[str] | None = None) -> dict[str, str]:
+def fingerprint(net: Trainable, layers: Iterable[str] | None = None) -> dict[str, str]:
     """Short SHA-256 digests of the frozen weights: one per layer, and ``"*"`` for everything frozen else.
 
     Args:
@@ -55,7 +61,7 @@ def fingerprint(net: GLoRAModel, layers: Iterable[str] | None = None) -> dict[st
         layers: names to tell apart; the adapted layers if None.
     """
     tensors = net.frozen_tensors()
-    own = {f"{name}.{part}": name for name in (layers or net.layers) for part in ("weight", "bias")}
+    own = {f"{name}.{part}": name for name in (net.layers if layers is None else layers) for part in ("weight", "bias")}
     hashes: dict[str, Any] = {}
     for key, tensor in sorted(tensors.items()):
         digest = hashes.setdefault(own.get(key, "*"), hashlib.sha256())
@@ -89,7 +95,7 @@ def save(
     """
     structure = net.active if structure is None else structure
     net.bound.check_layers(structure)
-    tensors = _head_tensors(net) | _subnet_tensors(net, structure)
+    tensors = head_tensors(net) | _subnet_tensors(net, structure)
     values = {
         "structure": structure.to_dict(),
         "gains": _subnet_gains(net, structure),
@@ -99,12 +105,12 @@ def save(
         "fingerprint": fingerprint(net),
         **(extra or {}),
     }
-    _write(path, "adapter", tensors, values)
+    write_file(path, "adapter", tensors, values)
 
 
 def save_supernet(net: GLoRAModel, path: str | Path, extra: Mapping[str, Any] | None = None) -> None:
     """Write every support tensor and the head, for :func:`load_supernet`."""
-    tensors = _head_tensors(net)
+    tensors = head_tensors(net)
     for name, layer in net.layers.items():
         tensors |= {f"layers.{name}.{key}": value for key, value in layer.support.named_parameters()}
     values = {
@@ -116,12 +122,12 @@ def save_supernet(net: GLoRAModel, path: str | Path, extra: Mapping[str, Any] | 
         "fingerprint": fingerprint(net),
         **(extra or {}),
     }
-    _write(path, "supernet", tensors, values)
+    write_file(path, "supernet", tensors, values)
 
 
 def save_merged(model: nn.Module, path: str | Path, extra: Mapping[str, Any] | None = None) -> None:
     """Write the state dict of a merged, plain model under its original keys."""
-    _write(path, "merged", model.state_dict(), dict(extra or {}))
+    write_file(path, "merged", model.state_dict(), dict(extra or {}))
 
 
 def load(model: nn.Module, path: str | Path) -> GLoRAModel:
@@ -136,7 +142,7 @@ def load(model: nn.Module, path: str | Path) -> GLoRAModel:
     Raises:
         CheckpointError: if the file is no adapter, incomplete, damaged, or was trained on other frozen weights.
     """
-    metadata, tensors = _read(path, "adapter")
+    metadata, tensors = read_file(path, "adapter")
     values = metadata.values
     try:
         structure = Structure(values["structure"])
@@ -155,10 +161,10 @@ def load(model: nn.Module, path: str | Path) -> GLoRAModel:
         raise CheckpointError(f"{path} does not fit this model: {error}") from error
     try:
         net.activate(structure)
-        _check_fingerprint(net, values, path)
+        check_fingerprint(net, values, path)
         if _subnet_gains(net, structure) != values["gains"]:
             raise CheckpointError(f"{path} has the gains of another structure than its own")
-        _fill(net, _subnet_tensors(net, structure), tensors, path)
+        fill(net, _subnet_tensors(net, structure), tensors, path)
     except GloraError as error:
         net.eject()
         if isinstance(error, CheckpointError):
@@ -173,16 +179,16 @@ def load_supernet(net: GLoRAModel, path: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: if the file is damaged, of another space, other layers, gains or frozen weights.
     """
-    metadata, tensors = _read(path, "supernet")
+    metadata, tensors = read_file(path, "supernet")
     values = metadata.values
     _check_setting("space", net.space.to_dict(), values, path)
     _check_setting("layers", list(net.layers), values, path)
-    _check_fingerprint(net, values, path)  # before the gains, which follow from the weights
+    check_fingerprint(net, values, path)  # before the gains, which follow from the weights
     _check_setting("gains", {name: layer.support.gains for name, layer in net.layers.items()}, values, path)
     expected: dict[str, Tensor] = {}
     for name, layer in net.layers.items():
         expected |= {f"layers.{name}.{key}": value for key, value in layer.support.named_parameters()}
-    _fill(net, expected, tensors, path)
+    fill(net, expected, tensors, path)
     return values
 
 
@@ -197,7 +203,7 @@ def read_metadata(path: str | Path) -> Metadata:
 
 def load_merged(model: nn.Module, path: str | Path) -> nn.Module:
     """Fill a plain model from a merged file, strictly; a bias that merging created is created again."""
-    _, tensors = _read(path, "merged")
+    _, tensors = read_file(path, "merged")
     own = model.state_dict()
     for key in sorted(set(tensors) - set(own)):
         parent, _, leaf = key.rpartition(".")
@@ -209,7 +215,7 @@ def load_merged(model: nn.Module, path: str | Path) -> nn.Module:
     return model
 
 
-def _head_tensors(net: GLoRAModel) -> dict[str, Tensor]:
+def head_tensors(net: Trainable) -> dict[str, Tensor]:
     """Parameters and buffers of the head by their names in a file, not detached."""
     return {
         f"head.{name}.{key}": value
@@ -242,7 +248,12 @@ def _subnet_tensors(net: GLoRAModel, structure: Structure) -> dict[str, Tensor]:
     return tensors
 
 
-def _write(path: str | Path, kind: str, tensors: Mapping[str, Tensor], values: dict[str, Any]) -> None:
+def write_file(path: str | Path, kind: str, tensors: Mapping[str, Tensor], values: dict[str, Any]) -> None:
+    """Write a file of a kind: tensors, and ``values`` with the format and version in its metadata.
+
+    Raises:
+        CheckpointError: for a tensor that is not finite; then nothing is written.
+    """
     text = json.dumps({"format": _FORMAT, "kind": kind, "version": version("glora"), **values}, ensure_ascii=False)
     # Copies, because the format refuses tensors that share memory (a module under two names).
     plain = {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
@@ -292,7 +303,12 @@ def _open(path: str | Path) -> tuple[Metadata, dict[str, Tensor]]:
     return Metadata(kind, values), tensors
 
 
-def _read(path: str | Path, kind: str) -> tuple[Metadata, dict[str, Tensor]]:
+def read_file(path: str | Path, kind: str) -> tuple[Metadata, dict[str, Tensor]]:
+    """What a file of the given kind says of itself, and its tensors.
+
+    Raises:
+        CheckpointError: if it is missing, damaged, not ours, of another kind, or not finite.
+    """
     metadata, tensors = _open(path)
     if metadata.kind != kind:
         raise CheckpointError(f"{path} is a file of kind {metadata.kind!r}, and one of kind {kind!r} is needed")
@@ -307,7 +323,8 @@ def _check_setting(key: str, own: Any, values: Mapping[str, Any], path: str | Pa
         raise CheckpointError(f"{path} is a supernet with another {key}: adapt the model with the same settings")
 
 
-def _check_fingerprint(net: GLoRAModel, values: Mapping[str, Any], path: str | Path) -> None:
+def check_fingerprint(net: Trainable, values: Mapping[str, Any], path: str | Path) -> None:
+    """Raise CheckpointError, naming a layer, unless the frozen weights are those that the file was trained on."""
     stored = values.get("fingerprint")
     if not isinstance(stored, dict):
         raise CheckpointError(f"{path} has no fingerprint of its backbone")
@@ -326,8 +343,13 @@ def _named(values: Mapping[str, Any]) -> str:
     return f" ({values['backbone']})" if isinstance(values.get("backbone"), str) else ""
 
 
-def _fill(net: GLoRAModel, expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    wanted = {**expected, **_head_tensors(net)}
+def fill(net: Trainable, expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """Copy the tensors of a file into ``expected`` and the head.
+
+    Raises:
+        CheckpointError: naming a tensor that is missing, left over or misshapen; then nothing has changed.
+    """
+    wanted = {**expected, **head_tensors(net)}
     _check_tensors(wanted, tensors, path)
     with torch.no_grad():
         for key, target in wanted.items():

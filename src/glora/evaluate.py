@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from glora.data.samples import Samples
 from glora.errors import DataError
-from glora.model import GLoRAModel
 from glora.precision import Precision, autocast
 from glora.strategies.score import Score
 from glora.structure import Structure
+from glora.trainable import Trainable
 
 __all__ = ["Evaluator", "evaluate", "logits_of", "predict_logits"]
 
@@ -81,7 +81,7 @@ class Evaluator:
     Each structure is folded into plain weights first, so that an evaluation costs what a plain model's does.
     """
 
-    def __init__(self, net: GLoRAModel, samples: Samples, batch_size: int = 50, precision: Precision = "fp32") -> None:
+    def __init__(self, net: Trainable, samples: Samples, batch_size: int = 50, precision: Precision = "fp32") -> None:
         self.net = net
         self.samples = samples
         self.batch_size = batch_size

@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,8 @@ from glora.layers import KINDS, AdaptedLayer, Scratch
 from glora.layers.recompute import watch
 from glora.space import BiasPolicy, BoundSpace, SearchSpace
 from glora.structure import Structure
-from glora.targets import Layers, find_heads, find_targets
+from glora.targets import Layers, find_targets, resolve_heads
+from glora.trainable import Flags, Trainable
 
 __all__ = ["GLoRAModel", "adapt"]
 
@@ -64,13 +65,13 @@ def adapt(
     if bias not in ("create", "keep"):
         raise ConfigError(f"bias is 'create' or 'keep', not {bias!r}")
     space = SearchSpace() if space is None else space
-    heads = _heads(model, head, num_classes)
+    heads = resolve_heads(model, head, num_classes)
     targets = find_targets(model, layers, heads)
     shapes = {name: KINDS[type(module)].shape_of(module) for name, module in targets.modules.items()}
     bound = space.bind(shapes, bias)
     if isinstance(gains, Mapping):
         check_gains(gains, targets.modules)
-    before = _Flags.of(model)
+    before = Flags.of(model)
     # An in-place activation would overwrite an output that a layer keeps for backward.
     in_place = any(getattr(module, "inplace", False) is True for module in model.modules())
     generator = torch.Generator().manual_seed(seed)
@@ -97,22 +98,7 @@ def adapt(
     return net
 
 
-def _heads(
-    model: nn.Module, head: str | Sequence[str] | Literal[False] | None, num_classes: int | None
-) -> tuple[str, ...]:
-    if head is False:
-        return ()
-    if head is None:
-        return find_heads(model, num_classes)
-    heads = (head,) if isinstance(head, str) else tuple(head)
-    names = dict(model.named_modules())
-    for name in heads:
-        if name not in names or not name:
-            raise TargetError(f"the model has no module {name!r} to be its head")
-    return heads
-
-
-class GLoRAModel(nn.Module):
+class GLoRAModel(Trainable):
     """A model with support tensors: made by :func:`adapt` or :func:`glora.load` (final).
 
     Calling it calls the model, whose class, methods and attributes stay as they were, at ``net.model``. With a
@@ -126,7 +112,7 @@ class GLoRAModel(nn.Module):
         layers: dict[str, AdaptedLayer],
         heads: tuple[str, ...],
         skipped: tuple[tuple[str, str], ...],
-        flags: _Flags,
+        flags: Flags,
         watching: Sequence[RemovableHandle] = (),
     ) -> None:
         super().__init__()
@@ -134,6 +120,7 @@ class GLoRAModel(nn.Module):
         self.bound = bound
         self.layers: Mapping[str, AdaptedLayer] = layers
         self.head_names = heads
+        self.recipe: Mapping[str, Any] = {}  # space and gains say it all
         self.skipped = skipped
         self._active = Structure()
         self._flags = flags
@@ -151,40 +138,12 @@ class GLoRAModel(nn.Module):
         """The allowed forms."""
         return self.bound.space
 
-    @property
-    def heads(self) -> dict[str, nn.Module]:
-        """The task head, trained in full, by qualified name: mostly one module, two in distilled models, or none."""
-        return {name: self.model.get_submodule(name) for name in self.head_names}
-
-    @property
-    def head_size(self) -> int:
-        """Parameters of the head; never part of a structure's size."""
-        return sum(parameter.numel() for parameter in self.head_parameters().values())
-
     def adapter_parameters(self) -> dict[str, nn.Parameter]:
         """Every stored support parameter, by qualified name in the model."""
         return {
             f"{name}.support.{key}": parameter
             for name, layer in self.layers.items()
             for key, parameter in layer.support.named_parameters()
-        }
-
-    def head_parameters(self) -> dict[str, nn.Parameter]:
-        """The head's parameters, by qualified name in the model."""
-        return {
-            f"{name}.{key}": parameter
-            for name, head in self.heads.items()
-            for key, parameter in head.named_parameters()
-        }
-
-    def frozen_tensors(self) -> dict[str, Tensor]:
-        """The frozen backbone: its state dict without head and support tensors, under the original keys."""
-        trained = {id(p) for p in (*self.adapter_parameters().values(), *self.head_parameters().values())}
-        prefixes = tuple(f"{name}." for name in self.head_names)
-        return {
-            key: tensor
-            for key, tensor in self.model.state_dict(keep_vars=True).items()
-            if id(tensor) not in trained and not key.startswith(prefixes)
         }
 
     # Structures
@@ -363,27 +322,6 @@ class GLoRAModel(nn.Module):
         from glora.summary import summary  # here, because the summary is made of a GLoRAModel
 
         return summary(self)
-
-
-class _Flags(NamedTuple):
-    """Which parameters of a model required a gradient, and which modules were in training mode."""
-
-    requires_grad: dict[str, bool]
-    training: dict[str, bool]
-
-    @classmethod
-    def of(cls, model: nn.Module) -> _Flags:
-        return cls(
-            {name: parameter.requires_grad for name, parameter in model.named_parameters()},
-            {name: module.training for name, module in model.named_modules()},
-        )
-
-    def restore(self, model: nn.Module) -> nn.Module:
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(self.requires_grad.get(name, True))
-        for name, module in model.named_modules():
-            module.training = self.training.get(name, model.training)
-        return model
 
 
 def _replace(model: nn.Module, modules: Mapping[nn.Module, nn.Module]) -> None:

@@ -6,8 +6,8 @@ import difflib
 import fnmatch
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
@@ -15,7 +15,7 @@ from glora.bypass import bypassed
 from glora.errors import TargetError
 from glora.layers import KINDS, AdaptedLayer
 
-__all__ = ["Layers", "Targets", "find_heads", "find_targets"]
+__all__ = ["Layers", "Targets", "find_heads", "find_targets", "resolve_heads"]
 
 Layers = str | re.Pattern[str] | Iterable[str] | Callable[[str, nn.Module], bool] | None
 
@@ -72,6 +72,26 @@ def find_heads(model: nn.Module, num_classes: int | None = None) -> tuple[str, .
 
 def _width(model: nn.Module, name: str) -> int:
     return int(getattr(model.get_submodule(name), "out_features", 0))
+
+
+def resolve_heads(
+    model: nn.Module, head: str | Sequence[str] | Literal[False] | None, num_classes: int | None = None
+) -> tuple[str, ...]:
+    """The qualified names of the head that ``head`` names; None looks for it, False means none.
+
+    Raises:
+        TargetError: if there is no such module, or none is found.
+    """
+    if head is False:
+        return ()
+    if head is None:
+        return find_heads(model, num_classes)
+    heads = (head,) if isinstance(head, str) else tuple(head)
+    names = dict(model.named_modules())
+    for name in heads:
+        if name not in names or not name:
+            raise TargetError(f"the model has no module {name!r} to be its head")
+    return heads
 
 
 def find_targets(model: nn.Module, layers: Layers, heads: Collection[str] = ()) -> Targets:

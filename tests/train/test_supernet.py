@@ -300,7 +300,7 @@ def test_a_model_without_a_trained_head_trains_too() -> None:
 
 
 def test_nothing_to_train_is_refused() -> None:
-    with pytest.raises(TargetError, match="nothing to train: the search space has no support tensor and the model no"):
+    with pytest.raises(TargetError, match="nothing to train: there is no adapter parameter and no head"):
         train_supernet(net_of(space=presets.frozen(), head=False), (X, Y), settings=SHORT)
 
 

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from glora.train.loop import EpochRecord
 from glora.train.settings import TrainSettings
-from glora.train.supernet import train_supernet
+from glora.train.supernet import fit, train_supernet
 
-__all__ = ["EpochRecord", "TrainSettings", "train_supernet"]
+__all__ = ["EpochRecord", "TrainSettings", "fit", "train_supernet"]

@@ -16,13 +16,13 @@ from glora.checkpoint import fingerprint
 from glora.data.samples import Samples
 from glora.errors import CheckpointError, ConfigError, DataError, GloraError, TargetError
 from glora.evaluate import logits_of
-from glora.model import GLoRAModel
 from glora.precision import autocast
 from glora.train.checkpointing import checkpointed_modules
 from glora.train.processes import Processes
 from glora.train.schedule import draw_structure, image_order, learning_rate
 from glora.train.settings import TrainSettings
 from glora.train.state import load_state, save_state
+from glora.trainable import Trainable
 
 __all__ = ["EpochRecord", "Loop"]
 
@@ -45,7 +45,7 @@ class EpochRecord:
 class Loop:
     """The optimiser and the position in a training (final)."""
 
-    def __init__(self, net: GLoRAModel, train: Samples, settings: TrainSettings) -> None:
+    def __init__(self, net: Trainable, train: Samples, settings: TrainSettings) -> None:
         self.net, self.settings = net, settings
         self.processes = Processes()
         self.device = self.processes.device
@@ -55,10 +55,8 @@ class Loop:
         self.train = train.to(self.device)
         self.parameters: dict[str, Tensor] = {**net.adapter_parameters(), **net.head_parameters()}
         if not self.parameters:
-            raise TargetError("nothing to train: the search space has no support tensor and the model no head")
-        self.buffers: dict[str, Tensor] = {
-            f"{name}.{key}": b for name, head in net.heads.items() for key, b in head.named_buffers()
-        }
+            raise TargetError("nothing to train: there is no adapter parameter and no head")
+        self.buffers = net.trained_buffers()
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
         )
@@ -152,19 +150,14 @@ class Loop:
             )
 
 
-def _identity(net: GLoRAModel, train: Samples, settings: TrainSettings) -> dict[str, Any]:
+def _identity(net: Trainable, train: Samples, settings: TrainSettings) -> dict[str, Any]:
     """Plain values that must be the same for a training to be resumed."""
     gains = {name: dict(layer.support.gains) for name, layer in net.layers.items()}
-    about = {
-        "space": net.space.to_dict(),
-        "gains": gains,
-        "frozen weights": fingerprint(net),
-        "training data": train.digest(),
-    }
-    return asdict(settings) | about
+    about = {"space": net.bound.space.to_dict(), "gains": gains, "frozen weights": fingerprint(net)}
+    return asdict(settings) | about | {"training data": train.digest()} | dict(net.recipe)
 
 
-def _stochastic_depth(net: GLoRAModel) -> Iterator[nn.Module]:
+def _stochastic_depth(net: Trainable) -> Iterator[nn.Module]:
     """The modules that drop a residual branch now and then, if in training mode."""
     for module in net.modules():
         # By name, because transformers has a class of its own for each model, without a common ancestor.

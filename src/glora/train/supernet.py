@@ -17,8 +17,9 @@ from glora.train.checkpointing import checkpointed_blocks
 from glora.train.loop import EpochRecord, Loop
 from glora.train.probes import probe_structures
 from glora.train.settings import TrainSettings
+from glora.trainable import Trainable
 
-__all__ = ["train_supernet"]
+__all__ = ["fit", "train_supernet"]
 
 # A checkpoint costs little, but not nothing: one at most every so many seconds, and one at the end.
 _CHECKPOINT_SECONDS = 20.0
@@ -58,6 +59,20 @@ def train_supernet(
         TargetError: if an adapted layer is never called by the model, so that its tensors could not be trained.
         GloraError: if the loss is not finite; the last checkpoint stays.
     """
+    return fit(net, train_data, val_data, settings, state=state, on_step=on_step, on_epoch=on_epoch)
+
+
+def fit(
+    net: Trainable,
+    train_data: Any,
+    val_data: Any = None,
+    settings: TrainSettings | None = None,
+    *,
+    state: str | Path | None = None,
+    on_step: Callable[[int, int, float], None] | None = None,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+) -> tuple[EpochRecord, ...]:
+    """Train any model that says what is trained in it, a peer for one; everything is as in :func:`train_supernet`."""
     settings = settings or TrainSettings()
     train = as_samples(train_data)
     if len(train) < settings.batch_size:
@@ -92,7 +107,7 @@ def train_supernet(
 class _Probes:
     """Evaluates the fixed probe structures in some epochs."""
 
-    def __init__(self, net: GLoRAModel, samples: Samples, settings: TrainSettings) -> None:
+    def __init__(self, net: Trainable, samples: Samples, settings: TrainSettings) -> None:
         self.structures = probe_structures(net.bound, settings.probes, settings.seed)
         self.evaluator = Evaluator(net, samples.to(next(net.parameters()).device), precision=settings.precision)
         count = min(settings.evaluations, settings.epochs)
