@@ -50,7 +50,7 @@ class Samples(ABC):
 
     def digest(self) -> str:
         """16 hexadecimal digits that tell these samples from others: other labels, inputs or order."""
-        batches = torch.arange(len(self)).split(50)
+        batches = torch.split(torch.arange(len(self)), 50)
         return _digest(self.labels, None, *(_digest(batch, self.inputs(batch)) for batch in batches))
 
     def subset(self, indices: Tensor | Sequence[int]) -> Samples:
