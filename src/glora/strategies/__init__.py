@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from glora.strategies.ageing import AgeingEvolution
 from glora.strategies.archive import History, front
 from glora.strategies.evolution import Evolution
 from glora.strategies.loop import SearchResult, run_search
+from glora.strategies.nsga2 import NSGA2
 from glora.strategies.operators import crossover, legal_sample, mutate
+from glora.strategies.random_search import RandomSearch
 from glora.strategies.score import Candidate, Origin, Proposal, Score
 from glora.strategies.strategy import Strategy
+from glora.strategies.surrogate import Surrogate
 
 __all__ = [
+    "NSGA2",
+    "AgeingEvolution",
     "Candidate",
     "Evolution",
     "History",
     "Origin",
     "Proposal",
+    "RandomSearch",
     "Score",
     "SearchResult",
     "Strategy",
+    "Surrogate",
     "crossover",
     "front",
     "legal_sample",

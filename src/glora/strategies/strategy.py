@@ -15,12 +15,12 @@ from glora.strategies.operators import legal_sample
 from glora.strategies.score import Candidate, Origin, Proposal, Score
 from glora.structure import Structure
 
-__all__ = ["Strategy", "fingerprint"]
+__all__ = ["CHILD_TRIES", "Strategy", "fingerprint"]
 
 # In a space so small that most random draws were seen before, enough to find nearly all of it.
 _RANDOM_TRIES = 100
 # The released code makes at most 250 tries for its 25 mutants, and again for its crossovers.
-_CHILD_TRIES = 10
+CHILD_TRIES = 10
 
 
 class Strategy(ABC):
@@ -141,6 +141,18 @@ class Strategy(ABC):
             raise ConfigError(f"{self.name}: {otherwise}")
 
     @final
+    def _check_batches(self, evaluations: int, batch: int, first: int | None = None) -> None:
+        """Check numbers of candidates: in all, a generation, and in the first one if that is larger."""
+        first = batch if first is None else first
+        self._check(batch >= 1, f"batch is 1 or more, not {batch}")
+        self._check(first >= 1, f"population is 1 or more, not {first}")
+        self._check(evaluations >= 1, f"evaluations is 1 or more, not {evaluations}")
+        self._check(
+            len(self.initial) <= min(first, evaluations),
+            f"{len(self.initial)} initial structures are more than the first generation of {min(first, evaluations)}",
+        )
+
+    @final
     def _check_legal(self, structure: Structure) -> None:
         self.space.check(structure)
         if self.budget is not None and (size := self.space.size(structure)) > self.budget:
@@ -169,7 +181,7 @@ class Strategy(ABC):
 
     @final
     def _new(
-        self, origin: Origin, make: Callable[[], Structure], count: int, tries: int = _CHILD_TRIES
+        self, origin: Origin, make: Callable[[], Structure], count: int, tries: int = CHILD_TRIES
     ) -> list[tuple[Structure, Origin]]:
         """Up to ``count`` structures never seen before, made in at most ``tries`` tries each."""
         found: list[tuple[Structure, Origin]] = []
