@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 
+from hypothesis import strategies as st
+
 from glora.space import BoundSpace, LayerShape, SearchSpace
 from glora.strategies import Score
-from glora.structure import TENSORS, Structure
+from glora.structure import TENSORS, LayerStructure, Structure
 
 
 def bound(*shapes: tuple[int, int], space: SearchSpace | None = None) -> BoundSpace:
@@ -37,3 +39,23 @@ class Planted:
         self.asked.append(structure)
         total = sum(self.worth[layer, t, structure[layer][t]] for layer in self.space.layers for t in TENSORS)
         return Score(total / len(self.space.genes), 1 - total, 100)
+
+
+shapes = st.builds(LayerShape, st.integers(1, 40), st.integers(1, 40), st.booleans())
+spaces = st.one_of(
+    st.builds(SearchSpace, st.integers(1, 5)),
+    st.builds(SearchSpace.paper, st.integers(1, 5)),
+    st.just(SearchSpace(2, A=["mul-2", "vector"], B=["rank-3", "rank-1"], E="vector")),
+    st.just(SearchSpace.point(LayerStructure(B="rank-2"))),
+)
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> tuple[BoundSpace, int | None, random.Random]:
+    """A space on one to four layers, a feasible budget or none, and a generator."""
+    layers = draw(st.lists(shapes, min_size=1, max_size=4))
+    space = draw(spaces).bind(
+        {f"layer{i}": shape for i, shape in enumerate(layers)}, draw(st.sampled_from(["create", "keep"]))
+    )
+    budget = draw(st.none() | st.integers(space.smallest, space.largest + 5))
+    return space, budget, random.Random(draw(st.integers(0, 999)))

@@ -6,6 +6,7 @@ from glora.strategies.ageing import AgeingEvolution
 from glora.strategies.archive import History, front
 from glora.strategies.evolution import Evolution
 from glora.strategies.loop import SearchResult, run_search
+from glora.strategies.make import StrategyName, make_strategy
 from glora.strategies.nsga2 import NSGA2
 from glora.strategies.operators import crossover, legal_sample, mutate
 from glora.strategies.random_search import RandomSearch
@@ -25,10 +26,12 @@ __all__ = [
     "Score",
     "SearchResult",
     "Strategy",
+    "StrategyName",
     "Surrogate",
     "crossover",
     "front",
     "legal_sample",
+    "make_strategy",
     "mutate",
     "run_search",
 ]

@@ -24,7 +24,7 @@ Array = NDArray[np.float64]
 Priors = Mapping[tuple[str, str], Mapping[Form, float]]
 
 # Shares of the variance of a form's worth that the shared parts are given, and of priors where there are any.
-_SHARED = (0.05, 0.3, 0.6, 0.9)
+_SHARED = (0.05, 0.4, 0.9)
 _PRIOR = (0.0, 0.5, 0.9)
 # Variance of the noise, as multiples of the variance that the forms explain.
 _NOISE = tuple(4.0**power for power in range(-5, 6))

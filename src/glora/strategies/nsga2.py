@@ -52,7 +52,7 @@ class NSGA2(Strategy):
         seed: int = 0,
         generations: int = 20,
         population: int = 50,
-        probability: float = 0.02,
+        probability: float = 0.01,
         initial: Iterable[Structure] = (),
     ) -> None:
         super().__init__(space, budget, seed=seed, initial=initial)

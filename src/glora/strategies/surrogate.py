@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, final
 
@@ -106,7 +107,8 @@ class Surrogate(Strategy):
         if count == 0:
             return []
         model = AdditiveModel(self._table, self._matrix(), self._gains(), self._priors)
-        worths = iter(model.draws(CHILD_TRIES * count, self._rng, self.spread))
+        blocks = (model.draws(count, self._rng, self.spread) for _ in range(CHILD_TRIES))
+        worths = itertools.chain.from_iterable(blocks)
         return self._new("predicted", lambda: self._table.best(next(worths), self.budget), count)
 
     def _matrix(self) -> NDArray[np.float64]:
