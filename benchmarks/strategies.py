@@ -102,7 +102,7 @@ class Landscape:
         margins = self.quality(structure) + np.random.default_rng(list(digest)).normal(size=SAMPLES)
         return Score(float((margins > 0).mean()), float(np.logaddexp(0.0, -2.0 * margins).mean()), SAMPLES)
 
-    def sensitivities(self, noise: float = 1.0) -> dict[tuple[str, str], dict[Form, float]]:
+    def sensitivities(self, noise: float = 3.0) -> dict[tuple[str, str], dict[Form, float]]:
         """What each form is worth, with an error of ``noise`` times its standard deviation."""
         rng = np.random.default_rng([self.seed, 1])
         sd = noise * float(np.std(list(self.worth.values())))

@@ -58,6 +58,7 @@ class NSGA2(Strategy):
         super().__init__(space, budget, seed=seed, initial=initial)
         self.generations, self.population, self.probability = generations, population, probability
         self._check(generations >= 0, f"generations is 0 or more, not {generations}")
+        self._check(population >= 1, f"population is 1 or more, not {population}")
         self._check_batches(population * (generations + 1), population)
         self._check(0 <= probability <= 1, f"the probability of a mutation is between 0 and 1, not {probability}")
         self._selection = _Selection()
