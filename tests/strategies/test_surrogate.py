@@ -20,31 +20,34 @@ def twelve_layers() -> BoundSpace:
     return bound(*[(12, 8), (8, 6), (16, 8)] * 4)
 
 
-def true_accuracy(strategy: Strategy, landscape: Sampled) -> float:
-    """Of the structure that the search chooses by its noisy scores."""
-    return landscape.accuracy(run_search(strategy, landscape).best)
+def regret(strategy: Strategy, landscape: Sampled) -> float:
+    """By how much the structure that the search chooses is truly less accurate than the best within the budget."""
+    return landscape.optimum(BUDGET) - landscape.accuracy(run_search(strategy, landscape).best)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_it_comes_nearer_to_a_planted_optimum_in_a_fraction_of_the_evaluations(seed: int) -> None:
+def test_it_comes_nearer_to_a_planted_optimum_in_half_the_evaluations() -> None:
     """Noise as of 200 images: 240 structures of the surrogate against 480 of the authors' evolution and of chance."""
-    space = twelve_layers()
-    landscape = Sampled(space, seed)
-    optimum = landscape.optimum(BUDGET)
-    ours = true_accuracy(Surrogate(space, BUDGET, seed=seed, evaluations=240, batch=30), landscape)
+    space, seeds = twelve_layers(), range(6)
     numbers: dict[str, Any] = {"generations": 15, "population": 30, "parents": 6, "mutants": 15, "crossovers": 15}
-    authors = true_accuracy(Evolution(space, BUDGET, seed=seed, **numbers), landscape)
-    chance = true_accuracy(RandomSearch(space, BUDGET, seed=seed, evaluations=480), landscape)
-    assert optimum - ours < 0.6 * (optimum - authors)
-    assert optimum - ours < 0.35 * (optimum - chance)
+    landscapes = [Sampled(space, seed) for seed in seeds]
+    ours = [regret(Surrogate(space, BUDGET, seed=s, evaluations=240, batch=30), landscapes[s]) for s in seeds]
+    authors = [regret(Evolution(space, BUDGET, seed=s, **numbers), landscapes[s]) for s in seeds]
+    chance = [regret(RandomSearch(space, BUDGET, seed=s, evaluations=480), landscapes[s]) for s in seeds]
+    assert all(a < b for a, b in zip(ours, authors, strict=True))
+    assert np.mean(ours) < 0.6 * np.mean(authors)
+    assert np.mean(ours) < 0.4 * np.mean(chance)
 
 
 def test_without_noise_it_finds_the_optimum_itself() -> None:
     space = twelve_layers()
     landscape = Sampled(space, 0)
-    quiet = lambda s: Score(landscape.accuracy(s), 1 - landscape.accuracy(s))  # noqa: E731
+
+    def quiet(structure: Structure) -> Score:
+        accuracy = landscape.accuracy(structure)
+        return Score(accuracy, 1 - accuracy)
+
     found = run_search(Surrogate(space, BUDGET, evaluations=300, batch=30), quiet)
-    assert landscape.optimum(BUDGET) - 0.002 < found.winner.score.accuracy <= landscape.optimum(BUDGET) + 1e-9
+    assert landscape.optimum(BUDGET) - 0.004 < found.winner.score.accuracy <= landscape.optimum(BUDGET) + 1e-9
 
 
 def some_priors(landscape: Sampled, sign: int) -> dict[tuple[str, str], dict[Form, float]]:
@@ -90,7 +93,7 @@ def test_where_the_model_has_nothing_new_the_best_is_mutated() -> None:
     space = two_layers()
     history = run_search(Surrogate(space, 60, evaluations=40, batch=20, spread=0.0), Planted(space)).history
     origins = [c.origin for c in history if c.generation == 1]
-    assert origins == ["predicted"] + ["mutant"] * (len(origins) - 1) or set(origins[1:]) <= {"mutant", "random"}
+    assert origins[0] == "predicted"
     assert origins.count("mutant") > 10
 
 
@@ -117,8 +120,8 @@ def test_one_form_that_ruins_everything_is_avoided_and_does_not_hide_the_rest() 
 
     history = run_search(Surrogate(space, BUDGET, evaluations=150, batch=30), score).history
     kinds = [Counter(c.structure["blocks.0.fc"].A.kind for c in history if c.generation == g) for g in range(5)]
-    assert kinds[0]["rank"] + kinds[0]["vector"] > 8
-    assert kinds[-1]["rank"] + kinds[-1]["vector"] < 4
+    assert kinds[0]["rank"] + kinds[0]["vector"] > 4
+    assert kinds[-1]["rank"] + kinds[-1]["vector"] == 0
     quality = [np.mean([landscape.accuracy(c.structure) for c in history if c.generation == g]) for g in range(5)]
     assert quality[-1] > quality[0] + 0.1
 
@@ -163,7 +166,7 @@ def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: 
     [
         {"evaluations": 31},
         {"batch": 5},
-        {"spread": 1.0},
+        {"spread": 0.5},
         {"priors": {("blocks.0.fc", "A"): {Form.VECTOR: 1.0}}},
         {"priors": {("blocks.0.fc", "A"): {Form.VECTOR: 2.0, Form.SCALAR: 1.0}}},
     ],

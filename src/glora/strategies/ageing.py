@@ -22,7 +22,7 @@ class AgeingEvolution(Strategy):
     score dies with its structure, and only what does well again in its children stays: this is what makes the
     procedure robust to noise. Children are drawn ``batch`` at a time from the same queue, so that they can be scored
     at once; with a batch of 1 this is the original. Their mutation changes one choice; here each form is redrawn with
-    ``probability``, and at least one.
+    ``probability``, and what was seen before is drawn again.
 
     Args:
         space: where structures come from.

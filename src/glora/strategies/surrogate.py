@@ -27,7 +27,8 @@ class Surrogate(Strategy):
     candidates, by an accuracy that 200 images hardly tell apart. Here a linear model with one value for each form of
     each gene is fitted to the losses of all candidates (:mod:`glora.strategies.additive`). Each proposal draws the
     values from what the model still holds possible and is the best structure for them within the budget, a knapsack:
-    it tries what may be good, and as the values get known, what is good.
+    it tries what may be good, and as the values get known, what is good. Where that gives nothing new, the best
+    candidate is mutated.
 
     Args:
         space: where structures come from.
@@ -35,7 +36,8 @@ class Surrogate(Strategy):
         seed: of all draws.
         evaluations: candidates in all.
         batch: candidates a generation.
-        spread: how far proposals stray from the model's mean, as a multiple of its standard deviation.
+        spread: how far proposals stray from the model's mean at first, as a multiple of its standard deviation; falls
+            to nothing as the evaluations are used up, so that the last ones go to what is held to be the best.
         priors: predicted gain of each form of each gene, (layer, support tensor) to form to any number, such as
             first-order sensitivities of the loss; 0 where nothing is said. How far they are believed is fitted too.
             With them the first generation is no longer drawn blindly.
@@ -57,7 +59,7 @@ class Surrogate(Strategy):
         seed: int = 0,
         evaluations: int = 1050,
         batch: int = 50,
-        spread: float = 0.5,
+        spread: float = 1.0,
         priors: Mapping[tuple[str, str], Mapping[Form, float]] | None = None,
         initial: Iterable[Structure] = (),
     ) -> None:
@@ -107,7 +109,8 @@ class Surrogate(Strategy):
         if count == 0:
             return []
         model = AdditiveModel(self._table, self._matrix(), self._gains(), self._priors)
-        blocks = (model.draws(count, self._rng, self.spread) for _ in range(CHILD_TRIES))
+        spread = self.spread * (1 - len(self._candidates) / self.evaluations)
+        blocks = (model.draws(count, self._rng, spread) for _ in range(CHILD_TRIES))
         worths = itertools.chain.from_iterable(blocks)
         return self._new("predicted", lambda: self._table.best(next(worths), self.budget), count)
 
