@@ -206,8 +206,9 @@ def test_other_strategies_score_as_many_and_resume(name: StrategyName, tmp_path:
 
 def test_a_strategy_may_be_made_by_hand() -> None:
     net, data = net_of(), (X, table(0)[0])
+    evaluator = Evaluator(net, TensorSamples(*data), 50)
     found = search(net, data, strategy=RandomSearch(net.bound, 60, seed=4, evaluations=9))
-    assert found.history == run_search(RandomSearch(net.bound, 60, seed=4, evaluations=9), Evaluator(net, data)).history
+    assert found.history == run_search(RandomSearch(net.bound, 60, seed=4, evaluations=9), evaluator).history
     assert len(found.history) == 9
     with pytest.raises(ConfigError, match="this strategy has the budget 60, not 50: give it to the strategy alone"):
         search(net, data, 50, strategy=RandomSearch(net.bound, 60))

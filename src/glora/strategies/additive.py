@@ -144,12 +144,12 @@ class AdditiveModel:
         """
         before = spread * self._variance**0.5 * self._from_before(count, rng)
         if not len(self._rows):
-            return self._priors + before
+            return np.asarray(self._priors + before)
         noise = spread * (self._variance * self._noise) ** 0.5 * _normal(count, len(self._rows), rng)
         missed = self._gains - before @ self._rows.T - noise
         kernel = self._rows @ self._times_covariance(self._rows).T
         kernel[np.diag_indices_from(kernel)] += self._noise
-        return before + self._times_covariance(np.linalg.solve(kernel, missed.T).T @ self._rows)
+        return np.asarray(before + self._times_covariance(np.linalg.solve(kernel, missed.T).T @ self._rows))
 
     def _fit(self, priors: Sequence[float]) -> None:
         """Choose shares and noise by the leave-one-out error (Rasmussen & Williams 2006, equation 5.12)."""
@@ -170,10 +170,11 @@ class AdditiveModel:
 
     def _times_covariance(self, rows: Array) -> Array:
         """Rows times the covariance of the columns' worth before any score."""
-        own = (1 - self._prior) * (1 - self._shared) * rows
+        own: Array = (1 - self._prior) * (1 - self._shared) * rows
         for pool in self._pools:
             own += (1 - self._prior) * self._shared / len(self._pools) * _sums(rows, pool)[:, pool]
-        return own + self._prior * np.outer(rows @ self._priors, self._priors)
+        own += self._prior * np.outer(rows @ self._priors, self._priors)
+        return own
 
     def _from_before(self, count: int, rng: random.Random) -> Array:
         """Draws with that covariance: count x columns."""
@@ -193,7 +194,7 @@ def _sums(rows: Array, pool: NDArray[np.int64]) -> Array:
     """The sum of the columns of each pool, row by row."""
     members = np.zeros((len(pool), int(pool.max(initial=-1)) + 1))
     members[np.arange(len(pool)), pool] = 1.0
-    return rows @ members
+    return np.asarray(rows @ members)
 
 
 def _normal(count: int, size: int, rng: random.Random) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from glora.errors import ConfigError
 from glora.space import BoundSpace
@@ -57,15 +57,16 @@ def make_strategy(
             f"{name}: generations is 0 or more and population 1 or more, not {generations} and {population}"
         )
     evaluations = population * (generations + 1)
-    mutation = {} if probability is None else {"probability": probability}
+    own: dict[str, Any] = {"seed": seed} if probability is None else {"seed": seed, "probability": probability}
     if name == "random":
         return RandomSearch(space, budget, seed=seed, evaluations=evaluations, batch=population)
     if name == "surrogate":
         return Surrogate(space, budget, seed=seed, evaluations=evaluations, batch=population)
+    own |= {"population": population}
     if name == "nsga2":
-        return NSGA2(space, budget, seed=seed, generations=generations, population=population, **mutation)
+        return NSGA2(space, budget, generations=generations, **own)
     if name == "ageing":
-        sizes = {"population": population, "sample_size": -(-population // 4), "batch": -(-population // 5)}
-        return AgeingEvolution(space, budget, seed=seed, evaluations=evaluations, **sizes, **mutation)
-    breeding = {"parents": parents, "mutants": mutants, "crossovers": crossovers}
-    return Evolution(space, budget, seed=seed, generations=generations, population=population, **breeding, **mutation)
+        batch, sample_size = -(-population // 5), -(-population // 4)  # rounded up
+        return AgeingEvolution(space, budget, evaluations=evaluations, batch=batch, sample_size=sample_size, **own)
+    own |= {"parents": parents, "mutants": mutants, "crossovers": crossovers}
+    return Evolution(space, budget, generations=generations, **own)
