@@ -181,7 +181,8 @@ class AdditiveModel:
         drawn = (1 - self._shared) ** 0.5 * _normal(count, len(self._priors), rng)
         for pool in self._pools:
             drawn += (self._shared / len(self._pools)) ** 0.5 * _normal(count, pool.max(initial=-1) + 1, rng)[:, pool]
-        return (1 - self._prior) ** 0.5 * drawn + self._prior**0.5 * _normal(count, 1, rng) * self._priors
+        common = self._prior**0.5 * _normal(count, 1, rng) * self._priors
+        return np.asarray((1 - self._prior) ** 0.5 * drawn + common)
 
 
 def _numbered(labels: Sequence[object]) -> NDArray[np.int64]:
