@@ -12,6 +12,8 @@ import yaml
 from glora import SearchSpace, presets
 from glora.config import RunConfig, parse_count
 from glora.errors import ConfigError, StructureError
+from glora.space import LayerShape
+from glora.strategies import Evolution, Surrogate
 
 BASE = {"data": "pictures", "model": "test_vit", "precision": "fp32"}
 
@@ -105,6 +107,9 @@ def test_spaces_that_cannot_be_are_refused_at_once(setting: dict[str, Any], mess
         ({"parents": 51}, "parents"),
         ({"mutants": -1}, "mutants"),
         ({"mutation": 1.5}, "mutation|probability"),
+        ({"mutation": 1.5, "strategy": "ageing"}, "ageing: the probability of a mutation is between 0 and 1, not 1.5"),
+        ({"generations": -1, "strategy": "random"}, "random: generations is 0 or more"),
+        ({"strategy": "luck"}, "strategy 'luck' is unknown: evolution, random"),
     ],
 )
 def test_settings_of_the_search_are_refused_before_hours_of_training(setting: dict[str, Any], message: str) -> None:
@@ -166,6 +171,14 @@ def test_what_training_gets() -> None:
     assert found.train_settings(2) == replace(settings, epochs=2)
 
 
+def test_what_the_search_gets() -> None:
+    numbers: dict[str, Any] = {"generations": 3, "population": 12, "parents": 4, "mutants": 5, "crossovers": 6}
+    found = config(**numbers, mutation=0.3, seed=7)
+    space = SearchSpace().bind({"fc": LayerShape(8, 6)})
+    assert found.make_strategy(space, 50).settings == Evolution(space, 50, seed=7, probability=0.3, **numbers).settings
+    assert config(strategy="surrogate").make_strategy(space).settings == Surrogate(space).settings
+
+
 # config.yaml
 
 
@@ -215,7 +228,16 @@ def test_what_is_no_run_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("epochs", 7), ("lr", 0.5), ("budget", 9), ("space", "ssf"), ("space", {"A": "none"}), ("seed", 1), ("size", 8)],
+    [
+        ("epochs", 7),
+        ("lr", 0.5),
+        ("budget", 9),
+        ("space", "ssf"),
+        ("strategy", "random"),
+        ("space", {"A": "none"}),
+        ("seed", 1),
+        ("size", 8),
+    ],
 )
 def test_another_setting_than_the_folders_is_named_with_both_values(tmp_path: Path, name: str, value: Any) -> None:
     before = config()

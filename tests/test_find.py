@@ -21,7 +21,8 @@ import glora
 from glora import GLoRAModel, SearchSpace, Structure, presets, search
 from glora.data import TensorSamples
 from glora.errors import BudgetError, CheckpointError, ConfigError, DataError
-from glora.strategies import Candidate, Score
+from glora.evaluate import Evaluator
+from glora.strategies import Candidate, RandomSearch, Score, StrategyName, run_search
 from helpers import MLP, randomise, randomise_backbone, some_structure
 from oracles import dense
 from oracles.brute_force import parameters
@@ -185,6 +186,41 @@ def test_settings_reach_the_evolution() -> None:
     for setting, message in (({"parents": 9}, "parents is between 1 and"), ({"mutants": 8}, "are more than the")):
         with pytest.raises(ConfigError, match=message):
             search(net, data, **SMALL | setting)
+
+
+@pytest.mark.parametrize("name", ["random", "ageing", "nsga2", "surrogate"])
+def test_other_strategies_score_as_many_and_resume(name: StrategyName, tmp_path: Path) -> None:
+    net, data = net_of(), (X, table(0)[0])
+    options: dict[str, Any] = {"strategy": name, "history": tmp_path / "s", "seed": 1, **SMALL}
+    found = search(net, data, 70, **options)
+    assert len(found.history) == 32
+    assert all(c.size <= 70 for c in found.history)
+    whole = (tmp_path / "s").read_bytes()
+    assert json.loads(whole.splitlines()[0])["settings"]["strategy"] == name
+    (tmp_path / "s").write_bytes(b"".join(whole.splitlines(keepends=True)[:14]))
+    assert search(net, data, 70, **options) == found
+    assert (tmp_path / "s").read_bytes() == whole
+    with pytest.raises(CheckpointError, match=f'strategy is "{name}" there and "evolution" here'):
+        search(net, data, 70, **options | {"strategy": "evolution"})
+
+
+def test_a_strategy_may_be_made_by_hand() -> None:
+    net, data = net_of(), (X, table(0)[0])
+    evaluator = Evaluator(net, TensorSamples(*data), 50)
+    found = search(net, data, strategy=RandomSearch(net.bound, 60, seed=4, evaluations=9))
+    assert found.history == run_search(RandomSearch(net.bound, 60, seed=4, evaluations=9), evaluator).history
+    assert len(found.history) == 9
+    with pytest.raises(ConfigError, match="this strategy has the budget 60, not 50: give it to the strategy alone"):
+        search(net, data, 50, strategy=RandomSearch(net.bound, 60))
+    other = net_of(space=SearchSpace(2))
+    with pytest.raises(ConfigError, match=r"made for another space or model: make it with net\.bound"):
+        search(net, data, strategy=RandomSearch(other.bound, 60))
+    assert len(search(net, data, 60, strategy=RandomSearch(net_of(3).bound, 60, evaluations=2)).history) == 2
+
+
+def test_an_unknown_strategy_is_refused() -> None:
+    with pytest.raises(ConfigError, match="strategy 'luck' is unknown: evolution, random, ageing, nsga2, surrogate"):
+        search(net_of(), (X, table(0)[0]), strategy="luck")  # type: ignore[arg-type]
 
 
 def test_a_preset_has_one_candidate() -> None:

@@ -15,8 +15,8 @@ from glora.errors import ConfigError
 from glora.files import write_text
 from glora.gains import GainPolicy
 from glora.precision import native_precision
-from glora.space import BiasPolicy, SearchSpace
-from glora.strategies.evolution import check_evolution
+from glora.space import BiasPolicy, BoundSpace, SearchSpace
+from glora.strategies import Strategy, StrategyName, make_strategy
 from glora.train.settings import TrainSettings
 
 __all__ = ["RunConfig", "parse_count"]
@@ -24,8 +24,8 @@ __all__ = ["RunConfig", "parse_count"]
 _PRESET = re.compile(r"(lora|repadapter)-([1-9]\d*)|(ssf|ia3|bitfit|prompt|frozen)")
 # What may still change while the search has not begun; the other settings, while the training has not.
 _OF_THE_SEARCH = frozenset(
-    "budget eval_batch_size generations population parents mutants crossovers mutation finetune_epochs baselines "
-    "random_subnets".split()
+    "budget strategy eval_batch_size generations population parents mutants crossovers mutation finetune_epochs "
+    "baselines random_subnets".split()
 )
 _SUFFIXES = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
 
@@ -73,12 +73,15 @@ class RunConfig:
         precision: "auto" for bf16 where the device has it in hardware and fp32 elsewhere, or fp32, bf16, fp16.
         recompute: keep less for backward by running norms and activations once more; same result.
         checkpoint_blocks: keep only the inputs of the model's blocks for backward; a third more time, same result.
-        generations: of the evolutionary search, after a first one of random structures.
+        strategy: of the search: the authors' "evolution", "random", "ageing" (evolution), "nsga2" (pip install
+            'glora[nsga2]') or "surrogate"; all score population * (generations + 1) structures.
+        generations: of the search, after a first one of random structures.
         population: candidates in a generation.
-        parents: best candidates ever that the next generation is bred from.
-        mutants: of a generation, made by mutation.
-        crossovers: of a generation, made by crossover.
-        mutation: probability with which a mutation redraws each form.
+        parents: of evolution: best candidates ever that the next generation is bred from.
+        mutants: of evolution: of a generation, made by mutation.
+        crossovers: of evolution: of a generation, made by crossover.
+        mutation: probability with which a mutation redraws each form; 0.2 for evolution, 0.05 for ageing and 0.01 for
+            nsga2, if not given.
         finetune_epochs: further passes over the training set for the chosen subnet alone, from the supernet's weights.
         baselines: also train a linear probe and a uniform LoRA of at least the found size, equally long.
         random_subnets: random subnets within the budget to compare with.
@@ -113,12 +116,13 @@ class RunConfig:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     recompute: bool = False
     checkpoint_blocks: bool = False
+    strategy: StrategyName = "evolution"
     generations: int = 20
     population: int = 50
     parents: int = 10
     mutants: int = 25
     crossovers: int = 25
-    mutation: float = 0.2
+    mutation: float | None = None
     finetune_epochs: int = 0
     baselines: bool = True
     random_subnets: int = 20
@@ -139,15 +143,7 @@ class RunConfig:
                 raise ConfigError(f"{name} is {least} or more, not {getattr(self, name)}")
         self.search_space()
         self.train_settings()
-        check_evolution(
-            self.seed,
-            self.generations,
-            self.population,
-            self.parents,
-            self.mutants,
-            self.crossovers,
-            self.mutation,
-        )
+        self.make_strategy(SearchSpace().bind({}))  # refused now if it would be after hours of training
 
     @property
     def folder(self) -> Path:
@@ -180,6 +176,26 @@ class RunConfig:
         ranked, rank, plain = found.groups()
         point: SearchSpace = getattr(presets, ranked)(int(rank)) if ranked else getattr(presets, plain)()
         return point
+
+    def make_strategy(self, space: BoundSpace, budget: int | None = None) -> Strategy:
+        """The search strategy with its numbers.
+
+        Raises:
+            BudgetError: if no structure of the space meets the budget.
+            ConfigError: for a number that is out of range or contradicts another one.
+        """
+        return make_strategy(
+            self.strategy,
+            space,
+            budget,
+            seed=self.seed,
+            generations=self.generations,
+            population=self.population,
+            parents=self.parents,
+            mutants=self.mutants,
+            crossovers=self.crossovers,
+            probability=self.mutation,
+        )
 
     def train_settings(self, epochs: int | None = None) -> TrainSettings:
         """The part that concerns training; for another number of epochs, if given."""

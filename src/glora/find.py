@@ -10,10 +10,11 @@ from typing import Any
 
 from glora.checkpoint import fingerprint, tensors_digest
 from glora.data.samples import Samples, as_samples
+from glora.errors import ConfigError
 from glora.evaluate import Evaluator
 from glora.model import GLoRAModel
 from glora.precision import Precision
-from glora.strategies import Candidate, Evolution, SearchResult, run_search
+from glora.strategies import Candidate, SearchResult, Strategy, StrategyName, make_strategy, run_search
 
 __all__ = ["search"]
 
@@ -23,35 +24,38 @@ def search(
     val_data: Any,
     budget: int | None = None,
     *,
+    strategy: StrategyName | Strategy = "evolution",
     generations: int = 20,
     population: int = 50,
     parents: int = 10,
     mutants: int = 25,
     crossovers: int = 25,
-    probability: float = 0.2,
+    probability: float | None = None,
     seed: int = 0,
     batch_size: int = 50,
     precision: Precision = "fp32",
     history: str | Path | None = None,
     on_candidate: Callable[[Candidate], None] | None = None,
 ) -> SearchResult:
-    """Evolve the best structure under a parameter budget, by validation accuracy with inherited weights.
+    """Find the best structure under a parameter budget, by validation accuracy with inherited weights.
 
-    The authors' procedure with the authors' numbers (paper, section 3.3): nothing is trained, ties go to the lower
-    validation loss, then to fewer parameters, and the last generation counts.
+    By default the authors' evolution with the authors' numbers (paper, section 3.3). Nothing is trained, ties go to
+    the lower validation loss, then to fewer parameters, and the last generation counts.
 
     Args:
         net: a trained supernet.
         val_data: a ``glora.data`` samples object, a pair of tensors (inputs, labels), or a map-style dataset. Never
             give test data: the choice would fit it.
         budget: most adapter parameters, a hard limit; None for no limit.
-        generations: of the evolution, after a first one of random structures.
+        strategy: "evolution", "random", "ageing", "nsga2" or "surrogate" (docs/search.md), with equally many
+            evaluations; or a strategy already made for ``net.bound``, with its own budget, seed and numbers.
+        generations: after a first one of random structures.
         population: candidates a generation.
-        parents: best candidates ever that the next generation is bred from.
-        mutants: of a generation, made by mutation.
-        crossovers: of a generation, made by crossover.
-        probability: with which a mutation redraws each form.
-        seed: of the evolution's draws.
+        parents: of evolution: best candidates ever that the next generation is bred from.
+        mutants: of evolution: of a generation, made by mutation.
+        crossovers: of evolution: of a generation, made by crossover.
+        probability: with which a mutation redraws each form; the strategy's own default if None (0.2 for evolution).
+        seed: of the strategy's draws.
         batch_size: of the evaluations; 25 to 50 is fastest on a CPU.
         precision: of the evaluations.
         history: ``search.jsonl`` file; a search recorded there goes on where it ended.
@@ -62,24 +66,39 @@ def search(
 
     Raises:
         BudgetError: at once, with the feasible range, if no structure meets the budget.
+        ConfigError: for a setting that is out of range, or a ready strategy for another model or budget.
         CheckpointError: if ``history`` belongs to a search with other settings, weights or data.
     """
-    strategy = Evolution(
-        net.bound,
-        budget,
-        seed=seed,
-        generations=generations,
-        population=population,
-        parents=parents,
-        mutants=mutants,
-        crossovers=crossovers,
-        probability=probability,
-    )
+    if isinstance(strategy, Strategy):
+        _check_made(strategy, net, budget)
+    else:
+        strategy = make_strategy(
+            strategy,
+            net.bound,
+            budget,
+            seed=seed,
+            generations=generations,
+            population=population,
+            parents=parents,
+            mutants=mutants,
+            crossovers=crossovers,
+            probability=probability,
+        )
     samples = as_samples(val_data).to(next(net.parameters()).device)
     evaluator = Evaluator(net, samples, batch_size, precision)
     path = None if history is None else Path(history)
     about = None if path is None else _scored_by(net, samples) | {"batch_size": batch_size, "precision": precision}
     return run_search(strategy, evaluator, path, on_candidate, about=about)
+
+
+def _check_made(strategy: Strategy, net: GLoRAModel, budget: int | None) -> None:
+    """Raise ConfigError for a strategy whose structures are not those of ``net`` or within ``budget``."""
+    if any(getattr(strategy.space, part) != getattr(net.bound, part) for part in ("space", "shapes", "bias")):
+        raise ConfigError("this strategy was made for another space or model: make it with net.bound")
+    if budget is not None and budget != strategy.budget:
+        raise ConfigError(
+            f"this strategy has the budget {strategy.budget}, not {budget}: give it to the strategy alone"
+        )
 
 
 def _scored_by(net: GLoRAModel, samples: Samples) -> dict[str, str]:

@@ -315,6 +315,14 @@ def test_a_smaller_population_can_be_searched(tmp_path: Path) -> None:
     assert len((tmp_path / "new" / "search.jsonl").read_text().splitlines()) == 1 + 3 * 4
 
 
+@pytest.mark.parametrize("name", ["random", "ageing", "nsga2", "surrogate"])
+def test_a_supernet_can_be_searched_by_another_strategy(name: str, tmp_path: Path) -> None:
+    succeed("search", finished(), "--out", tmp_path / "new", "--strategy", name)
+    header, *candidates = (tmp_path / "new" / "search.jsonl").read_text().splitlines()
+    assert json.loads(header)["settings"]["strategy"] == RunConfig.load(tmp_path / "new").strategy == name
+    assert len(candidates) == 3 * 8
+
+
 def test_a_merge_may_stop_half_way_to_the_tuned_weights(tmp_path: Path) -> None:
     files = {}
     for alpha in ("0", "0.25", "1"):

@@ -6,32 +6,12 @@ from collections import Counter
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
-from planted import bound, two_layers, vit_base
+from planted import bound, problems, two_layers, vit_base
 
 from glora.errors import BudgetError
-from glora.space import BoundSpace, LayerShape, SearchSpace
+from glora.space import BoundSpace, SearchSpace
 from glora.strategies import crossover, legal_sample, mutate
 from glora.structure import Form, LayerStructure, Structure
-
-shapes = st.builds(LayerShape, st.integers(1, 40), st.integers(1, 40), st.booleans())
-spaces = st.one_of(
-    st.builds(SearchSpace, st.integers(1, 5)),
-    st.builds(SearchSpace.paper, st.integers(1, 5)),
-    st.just(SearchSpace(2, A=["mul-2", "vector"], B=["rank-3", "rank-1"], E="vector")),
-    st.just(SearchSpace.point(LayerStructure(B="rank-2"))),
-)
-
-
-@st.composite
-def problems(draw: st.DrawFn) -> tuple[BoundSpace, int | None, random.Random]:
-    """A space on one to four layers, a feasible budget or none, and a generator."""
-    layers = draw(st.lists(shapes, min_size=1, max_size=4))
-    space = draw(spaces).bind(
-        {f"layer{i}": shape for i, shape in enumerate(layers)}, draw(st.sampled_from(["create", "keep"]))
-    )
-    budget = draw(st.none() | st.integers(space.smallest, space.largest + 5))
-    return space, budget, random.Random(draw(st.integers(0, 999)))
 
 
 def assert_legal(space: BoundSpace, budget: int | None, structure: Structure) -> None:

@@ -27,6 +27,7 @@ from glora.precision import Precision, native_precision
 from glora.report import write_report
 from glora.run import Run
 from glora.space import BiasPolicy
+from glora.strategies import StrategyName
 from glora.train.processes import Processes
 from glora.verify import verified_merge
 
@@ -85,6 +86,7 @@ def search(
     run: str,
     out: str | None = None,
     budget: int | str | None = None,
+    strategy: StrategyName | None = None,
     generations: int | None = None,
     population: int | None = None,
     finetune_epochs: int | None = None,
@@ -96,13 +98,15 @@ def search(
         run: a run folder with a trained supernet.
         out: a new run folder, to search the same supernet once more with other settings.
         budget: most adapter parameters, such as 300k; as in the run if not given, and so is what follows.
-        generations: of the evolution, after a first one of random structures.
-        population: candidates in a generation; half of them are mutants, half crossovers, a fifth become parents.
+        strategy: evolution, random, ageing, nsga2 or surrogate, as for glora run.
+        generations: of the search, after a first one of random structures.
+        population: candidates in a generation; in evolution half are mutants, half crossovers, a fifth become parents.
         finetune_epochs: further epochs for the chosen subnet alone.
         json: print the results as JSON.
     """
     given: dict[str, Any] = {
         "budget": None if budget is None else parse_count(budget),
+        "strategy": strategy,
         "generations": generations,
         "finetune_epochs": finetune_epochs,
     }

@@ -20,7 +20,7 @@ from glora.structure import TENSORS
 
 __all__ = ["Figure", "candidates", "layer_sizes", "progress", "training"]
 
-ORIGINS = ("random", "mutant", "crossover")
+ORIGINS = ("random", "mutant", "crossover", "predicted")
 
 
 @dataclass(frozen=True, slots=True)

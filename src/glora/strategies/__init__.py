@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+from glora.strategies.ageing import AgeingEvolution
 from glora.strategies.archive import History, front
 from glora.strategies.evolution import Evolution
 from glora.strategies.loop import SearchResult, run_search
+from glora.strategies.make import StrategyName, make_strategy
+from glora.strategies.nsga2 import NSGA2
 from glora.strategies.operators import crossover, legal_sample, mutate
+from glora.strategies.random_search import RandomSearch
 from glora.strategies.score import Candidate, Origin, Proposal, Score
 from glora.strategies.strategy import Strategy
+from glora.strategies.surrogate import Surrogate
 
 __all__ = [
+    "NSGA2",
+    "AgeingEvolution",
     "Candidate",
     "Evolution",
     "History",
     "Origin",
     "Proposal",
+    "RandomSearch",
     "Score",
     "SearchResult",
     "Strategy",
+    "StrategyName",
+    "Surrogate",
     "crossover",
     "front",
     "legal_sample",
+    "make_strategy",
     "mutate",
     "run_search",
 ]

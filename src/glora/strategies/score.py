@@ -11,7 +11,7 @@ from glora.structure import Structure
 
 __all__ = ["Candidate", "Origin", "Proposal", "Score"]
 
-Origin = Literal["initial", "random", "mutant", "crossover"]
+Origin = Literal["initial", "random", "mutant", "crossover", "predicted"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,40 +4,63 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, final
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar, final
 
-from glora.errors import ConfigError, GloraError
+from glora.errors import BudgetError, ConfigError, GloraError
 from glora.space import BoundSpace
+from glora.strategies.operators import legal_sample
 from glora.strategies.score import Candidate, Origin, Proposal, Score
 from glora.structure import Structure
 
-__all__ = ["Strategy", "fingerprint"]
+__all__ = ["CHILD_TRIES", "Strategy", "fingerprint"]
+
+# In a space so small that most random draws were seen before, enough to find nearly all of it.
+_RANDOM_TRIES = 100
+# The released code makes at most 250 tries for its 25 mutants, and again for its crossovers.
+CHILD_TRIES = 10
 
 
 class Strategy(ABC):
     """A search that never sees a model: ``ask`` for structures, score them, ``tell`` the scores, until ``done``.
 
     Subclasses say what they draw (:meth:`_draw`) and what that depends on (:meth:`_settings`). Equal settings and
-    equal scores must give equal draws: a search is resumed by replaying it.
+    equal scores must give equal draws: a search is resumed by replaying it. No structure is asked for twice.
 
     Args:
         space: where structures come from.
         budget: most adapter parameters of any structure asked for; None for no limit.
+        seed: of all draws.
+        initial: structures to score first, as part of the first generation.
 
     Raises:
-        BudgetError: with the feasible range, if no structure meets the budget.
-        ConfigError: if the budget is no whole number.
+        BudgetError: if no structure, or not that of ``initial``, meets the budget; with the feasible range.
+        StructureError: for a structure of ``initial`` that is not in the space.
+        ConfigError: if the budget is no whole number, or for a setting out of range.
     """
 
-    def __init__(self, space: BoundSpace, budget: int | None = None) -> None:
+    name: ClassVar[str]
+    """What the strategy is called in settings and errors."""
+
+    def __init__(
+        self, space: BoundSpace, budget: int | None = None, *, seed: int = 0, initial: Iterable[Structure] = ()
+    ) -> None:
         if budget is not None:
             if not isinstance(budget, int):
                 raise ConfigError(f"a budget is a whole number of adapter parameters, such as 300_000, not {budget!r}")
             space.check_budget(budget)
+        self._check(seed >= 0, f"seed is 0 or more, not {seed}")
         self.space = space
         self.budget = budget
+        self.seed = seed
+        self.initial = tuple(dict.fromkeys(initial))
+        for structure in self.initial:
+            self._check_legal(structure)
+        self._rng = random.Random(seed)
+        self._seen: set[Structure] = set()
+        self._cardinality = space.cardinality
         self._candidates: list[Candidate] = []
         self._generation = 0
         self._drawn: list[Proposal] | None = None
@@ -55,7 +78,10 @@ class Strategy(ABC):
         """Plain values that identify this search; another search with the same ones asks for the same structures."""
         shapes = [(name, s.out_features, s.in_features, s.has_bias) for name, s in self.space.shapes.items()]
         return {
+            "strategy": self.name,
+            "seed": self.seed,
             **self._settings(),
+            "initial": fingerprint([structure.to_dict() for structure in self.initial]),
             "budget": self.budget,
             "space": self.space.space.to_dict(),
             "bias": self.space.bias,
@@ -109,13 +135,72 @@ class Strategy(ABC):
             ]
         return self._drawn
 
+    @final
+    def _check(self, holds: bool, otherwise: str) -> None:
+        if not holds:
+            raise ConfigError(f"{self.name}: {otherwise}")
+
+    @final
+    def _check_batches(self, evaluations: int, batch: int, first: int | None = None) -> None:
+        """Check numbers of candidates: in all, a generation, and in the first one if that is larger."""
+        first = batch if first is None else first
+        self._check(batch >= 1, f"batch is 1 or more, not {batch}")
+        self._check(first >= 1, f"population is 1 or more, not {first}")
+        self._check(evaluations >= 1, f"evaluations is 1 or more, not {evaluations}")
+        self._check(
+            len(self.initial) <= min(first, evaluations),
+            f"{len(self.initial)} initial structures are more than the first generation of {min(first, evaluations)}",
+        )
+
+    @final
+    def _check_legal(self, structure: Structure) -> None:
+        self.space.check(structure)
+        if self.budget is not None and (size := self.space.size(structure)) > self.budget:
+            raise BudgetError(
+                f"an initial structure has {size:,} adapter parameters, over the budget of {self.budget:,}"
+            )
+
+    # What subclasses draw with
+
+    @final
+    def _able(self) -> list[Candidate]:
+        """All candidates that did not fail, the best first."""
+        able = [candidate for candidate in self._candidates if not candidate.score.failed]
+        return sorted(able, key=Candidate.rank_key, reverse=True)
+
+    @final
+    def _first(self, count: int) -> list[tuple[Structure, Origin]]:
+        """The initial structures and random ones, ``count`` together."""
+        self._seen.update(self.initial)
+        return [(structure, "initial") for structure in self.initial] + self._random(count - len(self.initial))
+
+    @final
+    def _random(self, count: int) -> list[tuple[Structure, Origin]]:
+        """Up to ``count`` random structures, fewer where the space has no more new ones."""
+        return self._new("random", lambda: legal_sample(self.space, self.budget, self._rng), count, _RANDOM_TRIES)
+
+    @final
+    def _new(
+        self, origin: Origin, make: Callable[[], Structure], count: int, tries: int = CHILD_TRIES
+    ) -> list[tuple[Structure, Origin]]:
+        """Up to ``count`` structures never seen before, made in at most ``tries`` tries each."""
+        found: list[tuple[Structure, Origin]] = []
+        for _ in range(tries * count):
+            if len(found) == count or len(self._seen) == self._cardinality:
+                break
+            structure = make()
+            if structure not in self._seen:
+                self._seen.add(structure)
+                found.append((structure, origin))
+        return found
+
     @abstractmethod
     def _draw(self) -> list[tuple[Structure, Origin]]:
         """The next generation; empty when the search is done."""
 
     @abstractmethod
     def _settings(self) -> dict[str, Any]:
-        """Plain values that the draws depend on, the strategy's name among them; space and budget are added."""
+        """Plain values that the draws depend on, beside those that all strategies have."""
 
 
 def fingerprint(values: Sequence[object]) -> str:

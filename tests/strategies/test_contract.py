@@ -7,39 +7,65 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
-from planted import Planted, bound, two_layers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from planted import Planted, bound, problems, two_layers
 
 import glora
-from glora.errors import BudgetError, CheckpointError, ConfigError, GloraError
+from glora.errors import BudgetError, CheckpointError, ConfigError, GloraError, StructureError
 from glora.space import BoundSpace, SearchSpace
-from glora.strategies import Candidate, Evolution, Score, Strategy, run_search
+from glora.strategies import (
+    NSGA2,
+    AgeingEvolution,
+    Candidate,
+    Evolution,
+    RandomSearch,
+    Score,
+    Strategy,
+    StrategyName,
+    Surrogate,
+    make_strategy,
+    run_search,
+)
 from glora.structure import LayerStructure, Structure
 
 Make = Callable[..., Strategy]
 
 
-def small(space: BoundSpace, budget: int | None = None, seed: int = 0) -> Strategy:
-    return Evolution(space, budget, seed=seed, generations=3, population=8, parents=3, mutants=3, crossovers=3)
+def evolution(space: BoundSpace, budget: int | None = None, **more: Any) -> Strategy:
+    return Evolution(space, budget, generations=3, population=8, parents=3, mutants=3, crossovers=3, **more)
 
 
-def no_random(space: BoundSpace, budget: int | None = None, seed: int = 0) -> Strategy:
-    return Evolution(
-        space, budget, seed=seed, generations=4, population=6, parents=6, mutants=3, crossovers=3, probability=0.5
-    )
+def no_random(space: BoundSpace, budget: int | None = None, **more: Any) -> Strategy:
+    numbers = {"generations": 4, "population": 6, "parents": 6, "mutants": 3, "crossovers": 3}
+    return Evolution(space, budget, probability=0.5, **numbers, **more)
 
 
-def only_random(space: BoundSpace, budget: int | None = None, seed: int = 0) -> Strategy:
-    return Evolution(space, budget, seed=seed, generations=0, population=20, parents=1, mutants=0, crossovers=0)
+def surrogate_with_priors(space: BoundSpace, budget: int | None = None, **more: Any) -> Strategy:
+    priors = {
+        gene: {form: (i * 7 + j) % 5 / 5 for j, form in enumerate(space.choices(*gene))}
+        for i, gene in enumerate(space.genes)
+    }
+    return Surrogate(space, budget, evaluations=30, batch=7, priors=priors, **more)
 
 
-STRATEGIES: dict[str, Make] = {"evolution": small, "evolution-children": no_random, "evolution-random": only_random}
+STRATEGIES: dict[str, Make] = {
+    "evolution": evolution,
+    "evolution-children": no_random,
+    "random": partial(RandomSearch, evaluations=30, batch=8),
+    "ageing": partial(AgeingEvolution, evaluations=30, population=8, sample_size=3, batch=4),
+    "nsga2": partial(NSGA2, generations=3, population=8),
+    "surrogate": partial(Surrogate, evaluations=30, batch=8),
+    "surrogate-priors": surrogate_with_priors,
+}
 
 
-@pytest.fixture(params=STRATEGIES.values(), ids=STRATEGIES.keys())
+@pytest.fixture(params=STRATEGIES.values(), ids=STRATEGIES.keys(), scope="module")
 def make(request: pytest.FixtureRequest) -> Make:
     return request.param
 
@@ -223,14 +249,15 @@ def test_a_resume_with_another_seed_is_refused(make: Make, tmp_path: Path) -> No
 SCRIPT = """
 import json, sys, types
 root = types.ModuleType("glora"); root.__path__ = [sys.argv[1]]; sys.modules["glora"] = root
-from glora.strategies import Evolution, Score, run_search
+from glora.strategies import Score, make_strategy, run_search
 from glora.space import LayerShape, SearchSpace
 space = SearchSpace(2).bind({"a": LayerShape(12, 8), "b": LayerShape(6, 12)})
-found = run_search(
-    Evolution(space, 80, generations=3, population=8, parents=3, mutants=3, crossovers=3),
-    lambda s: Score(len(str(s)) % 7 / 7, 1.0),
-)
-print(json.dumps([candidate.to_dict() for candidate in found.history]))
+numbers = {"generations": 3, "population": 8, "parents": 3, "mutants": 3, "crossovers": 3}
+for name in sys.argv[2:]:
+    strategy = make_strategy(name, space, 80, **numbers)
+    found = run_search(strategy, lambda s: Score(len(str(s)) % 7 / 7, len(str(s)) % 11))
+    print(json.dumps([candidate.to_dict() for candidate in found.history]))
+assert "torch" not in sys.modules
 """
 
 
@@ -238,7 +265,7 @@ def test_a_search_is_the_same_in_any_process(environment: dict[str, str]) -> Non
     package = str(Path(glora.__file__).parent)
     outputs = {
         subprocess.run(
-            [sys.executable, "-c", SCRIPT, package],
+            [sys.executable, "-c", SCRIPT, package, *get_args(StrategyName)],
             env={**environment, "PYTHONHASHSEED": seed},
             capture_output=True,
             text=True,
@@ -247,4 +274,104 @@ def test_a_search_is_the_same_in_any_process(environment: dict[str, str]) -> Non
         for seed in ("1", "2")
     }
     assert len(outputs) == 1
-    assert len(json.loads(outputs.pop())) == 32
+    assert [len(json.loads(line)) for line in outputs.pop().splitlines()] == [32] * 5
+
+
+@given(problems(), st.integers(0, 3))
+@settings(max_examples=12)
+def test_whatever_the_space_all_that_is_asked_is_legal_and_new(
+    make: Make, problem: tuple[BoundSpace, int | None, Any], seed: int
+) -> None:
+    space, budget, _ = problem
+    found = run_search(make(space, budget, seed=seed), Planted(space, seed))
+    structures = [candidate.structure for candidate in found.history]
+    assert len(set(structures)) == len(structures) <= 32
+    for structure in structures:
+        space.check(structure)
+        assert budget is None or space.size(structure) <= budget
+
+
+@given(problems())
+@settings(max_examples=12)
+def test_whatever_the_space_a_budget_below_its_smallest_structure_is_refused(
+    make: Make, problem: tuple[BoundSpace, int | None, Any]
+) -> None:
+    space, _, _ = problem
+    with pytest.raises(BudgetError, match=f"feasible budgets are {space.smallest:,} to {space.largest:,}"):
+        make(space, space.smallest - 1)
+
+
+def test_a_space_without_layers_has_one_candidate(make: Make) -> None:
+    space = SearchSpace().bind({})
+    assert [c.structure for c in run_search(make(space), lambda _: Score(0.5, 1.0)).history] == [Structure()]
+
+
+def test_initial_structures_come_first_and_are_not_asked_for_again(make: Make) -> None:
+    space = two_layers()
+    given = [Structure({"blocks.0.fc": LayerStructure(B=form)}) for form in ("rank-2", "vector", "vector")]
+    history = run_search(make(space, 60, initial=given), Planted(space)).history
+    assert [(c.structure, c.origin, c.generation) for c in history[:2]] == [(s, "initial", 0) for s in given[:2]]
+    assert len({c.structure for c in history}) == len(history) >= 28
+    assert make(space, 60, initial=given).settings != make(space, 60).settings
+    without = run_search(make(space, 60), Planted(space)).history
+    assert sum(c.generation == 0 for c in history) == sum(c.generation == 0 for c in without)
+
+
+@pytest.mark.parametrize(
+    ("structure", "error", "message"),
+    [
+        (Structure({"blocks.0.fc": LayerStructure(B="rank-2")}), BudgetError, "has 40 adapter parameters, over the bu"),
+        (Structure({"blocks.0.fc": LayerStructure(B="rank-3")}), StructureError, "B=rank-3 is not in the search space"),
+        (Structure({"head": LayerStructure(E="vector")}), StructureError, "layer 'head' is not adapted"),
+    ],
+)
+def test_illegal_initial_structures_are_refused(
+    make: Make, structure: Structure, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        make(two_layers(), 39, initial=[structure])
+
+
+def test_more_initial_structures_than_a_first_generation_are_refused(make: Make) -> None:
+    space = two_layers()
+    given = [space.build({space.genes[g]: form}) for g in (0, 1, 3, 4, 5) for form in space.choices(*space.genes[g])]
+    with pytest.raises(ConfigError, match=r"\d+ initial structures are more than the"):
+        make(space, initial=given)
+
+
+def test_a_negative_seed_is_refused(make: Make) -> None:
+    with pytest.raises(ConfigError, match="seed is 0 or more, not -1"):
+        make(two_layers(), seed=-1)
+
+
+# By name
+
+
+@pytest.mark.parametrize("name", get_args(StrategyName))
+@pytest.mark.parametrize(("generations", "population"), [(0, 1), (0, 7), (3, 2), (4, 11)])
+def test_all_strategies_of_equal_numbers_score_equally_many(
+    name: StrategyName, generations: int, population: int
+) -> None:
+    numbers = {"generations": generations, "population": population, "mutants": 0, "crossovers": 0, "parents": 1}
+    found = run_search(make_strategy(name, two_layers(), 100, **numbers), Planted(two_layers()))
+    assert len(found.history) == population * (generations + 1)
+
+
+def test_strategies_have_their_own_rate_of_mutation_unless_told() -> None:
+    space = two_layers()
+    rates = [make_strategy(name, space).settings["probability"] for name in ("evolution", "ageing", "nsga2")]
+    assert rates == [0.2, 0.05, 0.01]
+    given = [make_strategy(n, space, probability=0.3).settings["probability"] for n in ("evolution", "ageing", "nsga2")]
+    assert given == [0.3] * 3
+
+
+@pytest.mark.parametrize("name", get_args(StrategyName))
+def test_numbers_that_cannot_be_are_refused_whatever_the_strategy(name: StrategyName) -> None:
+    for numbers in ({"generations": -1}, {"population": 0}, {"generations": -3, "population": -2}):
+        with pytest.raises(ConfigError, match="generations is 0 or more and population 1 or more, not"):
+            make_strategy(name, two_layers(), **numbers)
+
+
+def test_an_unknown_strategy_is_refused() -> None:
+    with pytest.raises(ConfigError, match="strategy 'annealing' is unknown: evolution, random, ageing, nsga2, surr"):
+        make_strategy("annealing", two_layers())  # type: ignore[arg-type]
