@@ -6,16 +6,20 @@ from glora.strategies.archive import History, front
 from glora.strategies.evolution import Evolution
 from glora.strategies.loop import SearchResult, run_search
 from glora.strategies.operators import crossover, legal_sample, mutate
-from glora.strategies.score import Candidate, Origin, Proposal, Score
+from glora.strategies.score import Candidate, Merit, Origin, Proposal, Score
+from glora.strategies.scorer import Batches, Scorer
 from glora.strategies.strategy import Strategy
 
 __all__ = [
+    "Batches",
     "Candidate",
     "Evolution",
     "History",
+    "Merit",
     "Origin",
     "Proposal",
     "Score",
+    "Scorer",
     "SearchResult",
     "Strategy",
     "crossover",

@@ -9,7 +9,7 @@ from typing import Any, final
 from glora.errors import BudgetError, ConfigError
 from glora.space import BoundSpace
 from glora.strategies.operators import crossover, legal_sample, mutate
-from glora.strategies.score import Candidate, Origin
+from glora.strategies.score import Candidate, Merit, Origin
 from glora.strategies.strategy import Strategy, fingerprint
 from glora.structure import Structure
 
@@ -70,6 +70,12 @@ class Evolution(Strategy):
         self._rng = random.Random(seed)
         self._cardinality = space.cardinality
         self._seen: set[Structure] = set()
+
+    @property
+    def bar(self) -> Merit | None:
+        """The worst of the parents, once there are as many as shall be kept: whatever is worse is never bred from."""
+        best = self._best()
+        return best[-1].score.merit if len(best) == self.parents else None
 
     def _settings(self) -> dict[str, Any]:
         return {
