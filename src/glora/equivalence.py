@@ -51,7 +51,9 @@ def _is_zero(layer: AdaptedLayer, tensor: str, form: Form) -> bool:
     values: Values = layer.support.values(LayerStructure(**{tensor: form}))
     value = getattr(values, tensor)
     if isinstance(value, torch.Tensor):
-        return not (value.to(layer.bias.dtype) * layer.bias if tensor == "D" and layer.bias is not None else value).any()
+        return not (
+            value.to(layer.bias.dtype) * layer.bias if tensor == "D" and layer.bias is not None else value
+        ).any()
     return not all(bool(factor.any()) for factor in value) and all(bool(factor.isfinite().all()) for factor in value)
 
 
@@ -82,4 +84,8 @@ def shift_free_layers(model: nn.Module) -> frozenset[str]:
 
 def _is_plainly(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether it is of that class and nothing was hung on it that may change what it computes."""
-    return type(module) is kind and "forward" not in vars(module) and not (module._forward_hooks or module._forward_pre_hooks)
+    return (
+        type(module) is kind
+        and "forward" not in vars(module)
+        and not (module._forward_hooks or module._forward_pre_hooks)
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, final
@@ -60,7 +60,7 @@ def _logits(model: nn.Module, samples: Samples, indices: Tensor, device: torch.d
 
 
 def _in_order(count: int, batch_size: int) -> list[Tensor]:
-    return list(torch.arange(count).split(batch_size))
+    return [torch.arange(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
 
 
 def predict_logits(model: nn.Module, samples: Samples, batch_size: int = 50, precision: Precision = "fp32") -> Tensor:
@@ -141,7 +141,7 @@ class Evaluator(Scorer):
 
     def scores(
         self, structures: Sequence[Structure], batches: Batches, bars: Sequence[Merit | None]
-    ) -> Iterator[Score]:
+    ) -> Generator[Score]:
         """Score structures one after another, merging anew only what changes; no tensor of the net may change."""
         folds, indices = self.folds(), [torch.tensor(batch) for batch in batches]
         for structure, bar in zip(structures, bars, strict=True):

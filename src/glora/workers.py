@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, final
@@ -91,7 +91,7 @@ class Workers(Scorer):
 
     def scores(
         self, structures: Sequence[Structure], batches: Batches, bars: Sequence[Merit | None]
-    ) -> Iterator[Score]:
+    ) -> Generator[Score]:
         """Hand the structures to whoever is idle, and give the scores in their order.
 
         Raises:

@@ -22,7 +22,8 @@ _MEND = "cut the file off before that line to go on from there, or delete it to 
 def front(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
     """The Pareto front, from small to large: no other candidate is as small and as accurate, and better in one.
 
-    Failed candidates, and those whose evaluation was stopped, are left out; of several with the same size and accuracy the best by rank is kept.
+    Failed candidates, and those whose evaluation was stopped, are left out; of several with the same size and
+    accuracy the best by rank is kept.
     """
     able = sorted((c for c in candidates if not c.score.failed), key=Candidate.rank_key, reverse=True)
     kept: list[Candidate] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,7 +103,7 @@ def run_search(
 
 
 class _Scoring:
-    """Makes proposals candidates: from the file, from the score of an equivalent structure, or by the scorer (final)."""
+    """Makes proposals candidates: from the file, from an equivalent structure's score, or by the scorer (final)."""
 
     def __init__(self, scorer: Scorer, history: History | None, prune: bool) -> None:
         self.replay = _Replay(history)
@@ -113,7 +113,7 @@ class _Scoring:
         # The last candidate of every canonical structure that has a score of its own.
         self._known: dict[Structure, Candidate] = {}
 
-    def generation(self, proposals: Sequence[Proposal], bar: Merit | None) -> Iterator[Candidate]:
+    def generation(self, proposals: Sequence[Proposal], bar: Merit | None) -> Generator[Candidate]:
         """The candidates of a generation in order, each on file before the next one comes."""
         batches = self._hardness.batches(sort=bar is not None)
         bar = bar if self._prune else None

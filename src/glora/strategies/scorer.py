@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import final
 
 from glora.errors import GloraError
@@ -30,7 +30,7 @@ class Scorer(ABC):
     @abstractmethod
     def scores(
         self, structures: Sequence[Structure], batches: Batches, bars: Sequence[Merit | None]
-    ) -> Iterator[Score]:
+    ) -> Generator[Score]:
         """Score structures, and give the scores in their order, each as soon as those before it are there.
 
         Args:
@@ -54,7 +54,9 @@ class EachScorer(Scorer):
         self.samples, self.batch_size = 0, 1
         self._score = score
 
-    def scores(self, structures: Sequence[Structure], batches: Batches, bars: Sequence[Merit | None]) -> Iterator[Score]:
+    def scores(
+        self, structures: Sequence[Structure], batches: Batches, bars: Sequence[Merit | None]
+    ) -> Generator[Score]:
         """Call it for each structure.
 
         Raises:
