@@ -40,8 +40,10 @@ def test_folds_in_what_autocast_casts_to_change_nothing(dtype: torch.dtype) -> N
     net, folds, x = net_of(dtype), Folds(torch.bfloat16), X.to(dtype)
     for seed in range(8):
         structure = some_structure(net, seed) if seed else Structure()
-        with torch.autocast("cpu", torch.bfloat16), net.folded(structure, folds):
-            assert net(x).equal(net.merge(structure)(x))
+        with net.folded(structure, folds):
+            merged = net.merge(structure)
+            with torch.autocast("cpu", torch.bfloat16):
+                assert net(x).equal(merged(x))
 
 
 def test_only_layers_whose_forms_changed_are_merged(monkeypatch: pytest.MonkeyPatch) -> None:
