@@ -311,6 +311,7 @@ def test_a_trained_supernet_is_searched_in_place_with_other_settings_once(tmp_pa
 
 
 def test_the_number_of_workers_may_change_and_pruning_may_not(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs Ray: pip install 'glora[ray]'")
     succeed("search", finished(), "--out", tmp_path / "new", "--generations=1", "--budget=2k")
     before = (tmp_path / "new" / "search.jsonl").read_bytes()
     succeed("search", tmp_path / "new", "--workers=3")  # nothing is left to do, so none is started

@@ -54,8 +54,8 @@ def candidates(bound, budget: int, generations: int, population: int, seed: int)
             }
         )
         if stopped:
-            bound = {"accuracy": found[-1]["accuracy"], "loss": 0.25}
-            found[-1] |= {"accuracy": None, "loss": None, "samples": 500, "of": 736, "bound": bound}
+            limit = {"accuracy": found[-1]["accuracy"], "loss": 0.25}
+            found[-1] |= {"accuracy": None, "loss": None, "samples": 500, "of": 736, "bound": limit}
     return found
 
 
