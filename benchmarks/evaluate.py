@@ -1,7 +1,8 @@
 """What the search and the merged model cost: merging, evaluating a structure, and the merged model's own forward.
 
 All in interleaved rounds: a forward of the plain base model over the samples; the same by the merged model; folding a
-structure into plain weights; and scoring a candidate as the search does, fold and forward together.
+structure into plain weights; and scoring a candidate as the search does, fold and forward together, with all layers
+folded anew (random structures) or only those that a mutation has changed.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from methods import CLASSES, backbone
 import glora
 from glora.data import TensorSamples
 from glora.evaluate import Evaluator, predict_logits
+from glora.strategies import mutate
 
 
 def main() -> None:
@@ -42,10 +44,18 @@ def main() -> None:
         with net.folded(structures[generator.randrange(len(structures))]):
             pass
 
+    batches, folds, space = torch.arange(images).split(given.batch), evaluator.folds(), net.bound
+    parent = structures[0]
+
+    def mutant() -> None:
+        child = mutate(space, None, parent, 0.2 / 5, generator)  # about a fifth of the layers
+        evaluator.score(child, batches, None, folds)
+
     works = {
         "base model, forward": lambda: predict_logits(base, samples, given.batch),
         "merged model, forward": lambda: predict_logits(merged, samples, given.batch),
         "a candidate of the search": lambda: evaluator(structures[generator.randrange(len(structures))]),
+        "a mutant of few layers": mutant,
         "folding all layers": fold,
     }
     rows = paired(interleaved(works, given.rounds, given.device), "base model, forward")

@@ -23,6 +23,7 @@ from glora.data import TensorSamples
 from glora.errors import BudgetError, CheckpointError, ConfigError, DataError
 from glora.evaluate import Evaluator
 from glora.strategies import Candidate, RandomSearch, Score, StrategyName, run_search
+from glora.strategies.score import bits
 from helpers import MLP, randomise, randomise_backbone, some_structure
 from oracles import dense
 from oracles.brute_force import parameters
@@ -128,7 +129,7 @@ def test_the_best_within_a_budget_is_found(budget: int) -> None:
 
 def test_every_candidate_has_the_score_and_size_of_its_structure() -> None:
     labels, everything = table(3)
-    found = search(net_of(3), (X, labels), 70, **SMALL)
+    found = search(net_of(3), (X, labels), 70, prune=False, **SMALL)
     assert len(found.history) == 32
     for candidate in found.history:
         accuracy, loss, numbers = everything[key(candidate.structure)]
@@ -246,6 +247,52 @@ def test_precision_and_batch_size_reach_the_evaluation() -> None:
     assert seen == {(150, torch.bfloat16), (100, torch.bfloat16)}
 
 
+# Pruning
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_pruning_finds_the_same(seed: int, precision: Any) -> None:
+    labels = table(seed)[0]
+    found, whole = (
+        search(net_of(seed), (X, labels), 70, batch_size=25, prune=prune, precision=precision, **SEARCH)
+        for prune in (True, False)
+    )
+    assert [c.structure for c in found.history] == [c.structure for c in whole.history]
+    assert (found.winner, found.front) == (whole.winner, whole.front)
+    assert all(c.score.bound is None for c in whole.history)
+    assert found.effort["sample_evaluations"] < 0.9 * whole.effort["sample_evaluations"]
+    for mine, true in zip(found.history, whole.history, strict=True):
+        if mine.score.bound is None:
+            assert mine == true
+        else:
+            assert mine.score.bound.accuracy >= true.score.accuracy
+            assert mine.score.bound.loss <= true.score.loss
+            assert mine.score.samples % 25 == 0
+
+
+def test_the_bits_say_which_samples_are_right() -> None:
+    labels = table(3)[0]
+    found = search(net_of(3), (X, labels), 70, prune=False, **SMALL)
+    for candidate in found.history:
+        forms = candidate.structure.to_dict()
+        right = logits(net_of(3), forms).argmax(1) == labels
+        assert bits(candidate.score.right, 400) == "".join(map(str, right.int().tolist()))
+
+
+def test_structures_that_compute_the_same_are_evaluated_once() -> None:
+    net = net_of()
+    with torch.no_grad():
+        for layer in net.layers.values():
+            for tensor in ("A", "B", "C"):
+                layer.support.get_parameter(tensor).zero_()
+    seen: list[int] = []
+    net.model.out.register_forward_hook(lambda _, given, out: seen.append(len(given[0])))
+    found = search(net, (X, table(0)[0]), prune=False, batch_size=400, **SMALL)
+    assert len(seen) == len({tuple(own.E for own in map(c.structure.__getitem__, SIZES)) for c in found.history}) == 4
+    assert found.effort["reused"] == len(found.history) - 4
+
+
 # What it leaves alone
 
 
@@ -276,7 +323,7 @@ def _no_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(*_: object) -> None:
         raise AssertionError("evaluated")
 
-    monkeypatch.setattr("glora.find.Evaluator.__call__", forbidden)
+    monkeypatch.setattr("glora.find.Evaluator.score", forbidden)
 
 
 @pytest.mark.usefixtures("_no_evaluation")
@@ -391,6 +438,7 @@ def test_the_history_of_a_supernet_with_other_gains_is_refused(tmp_path: Path) -
         ({"probability": 0.3}, r"probability is 0\.2 there and 0\.3 here"),
         ({"batch_size": 49}, r"about\.batch_size is 50 there and 49 here"),
         ({"precision": "bf16"}, r'about\.precision is "fp32" there and "bf16" here'),
+        ({"prune": False}, r"about\.prune is true there and false here"),
     ],
 )
 def test_the_history_of_other_settings_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -272,7 +272,7 @@ def test_a_finished_run_is_only_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     folder = copy_of(finished(), tmp_path)
     before = {name: (folder / name).read_bytes() for name in FILES - {"config.yaml", "metrics.json", "report.html"}}
     monkeypatch.setattr("glora.run.train_supernet", lambda *args, **kwargs: pytest.fail("trained again"))
-    monkeypatch.setattr("glora.find.Evaluator.__call__", lambda *args: pytest.fail("evaluated again"))
+    monkeypatch.setattr("glora.find.Evaluator.score", lambda *args: pytest.fail("evaluated again"))
     run = Run(RunConfig.load(folder), Told())
     run.merge()
     run.report()

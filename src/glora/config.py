@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
@@ -25,8 +25,10 @@ _PRESET = re.compile(r"(lora|repadapter)-([1-9]\d*)|(ssf|ia3|bitfit|prompt|froze
 # What may still change while the search has not begun; the other settings, while the training has not.
 _OF_THE_SEARCH = frozenset(
     "budget strategy eval_batch_size generations population parents mutants crossovers mutation finetune_epochs "
-    "baselines random_subnets".split()
+    "baselines random_subnets prune".split()
 )
+# What no result depends on.
+_FREE = frozenset({"out", "workers", "ray"})
 _SUFFIXES = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
 
 
@@ -82,6 +84,10 @@ class RunConfig:
         crossovers: of evolution: of a generation, made by crossover.
         mutation: probability with which a mutation redraws each form; 0.2 for evolution, 0.05 for ageing and 0.01 for
             nsga2, if not given.
+        prune: stop evaluating a candidate once it can matter no more; the found structure and front are the same.
+        workers: processes that evaluate candidates, more than one by Ray (extra ray); same result.
+        ray: address of a Ray cluster where the workers shall be ("auto" for one that runs here); of its own if not
+            given.
         finetune_epochs: further passes over the training set for the chosen subnet alone, from the supernet's weights.
         baselines: also train a linear probe and a uniform LoRA of at least the found size, equally long.
         random_subnets: random subnets within the budget to compare with.
@@ -123,6 +129,9 @@ class RunConfig:
     mutants: int = 25
     crossovers: int = 25
     mutation: float | None = None
+    prune: bool = True
+    workers: int = 1
+    ray: str | None = None
     finetune_epochs: int = 0
     baselines: bool = True
     random_subnets: int = 20
@@ -138,7 +147,8 @@ class RunConfig:
             object.__setattr__(self, "budget", parse_count(self.budget))
         if self.out is None:
             object.__setattr__(self, "out", str(Path("runs") / (Path(self.data).resolve().name or "run")))
-        for name, least in (("eval_batch_size", 1), ("finetune_epochs", 0), ("random_subnets", 0), ("seed", 0)):
+        least_of = {"eval_batch_size": 1, "workers": 1, "finetune_epochs": 0, "random_subnets": 0, "seed": 0}
+        for name, least in least_of.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {least} or more, not {getattr(self, name)}")
         self.search_space()
@@ -218,11 +228,15 @@ class RunConfig:
         searched = (folder / "search.jsonl").exists()
         for key, value in asdict(self).items():
             counts = searched if key in _OF_THE_SEARCH else trained
-            if counts and key != "out" and key in there and there[key] != value:
+            if counts and key not in _FREE and key in there and there[key] != value:
                 raise ConfigError(
                     f"{folder} holds a run with {key}={there[key]}, now it is {value}: "
                     "give the same settings to go on with it, or another --out"
                 )
+
+    def same_results(self, other: RunConfig) -> bool:
+        """Whether both settings give the same results."""
+        return replace(self, **{key: getattr(other, key) for key in _FREE}) == other
 
     def save(self, folder: Path) -> None:
         """Write all settings, resolved, to the folder's ``config.yaml``."""

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glora.data.samples import Samples
+from glora.equivalence import Equivalence
 from glora.errors import DataError
-from glora.precision import Precision, autocast
-from glora.strategies.score import Score
+from glora.folds import Folds
+from glora.precision import Precision, autocast, autocast_dtype
+from glora.strategies.score import Merit, Score, pack_bits
+from glora.strategies.scorer import Batches, Scorer
 from glora.structure import Structure
 from glora.trainable import Trainable
 
@@ -30,27 +37,37 @@ def logits_of(output: Any) -> Tensor:
     return logits
 
 
-@torch.no_grad()
-def predict_logits(model: nn.Module, samples: Samples, batch_size: int = 50, precision: Precision = "fp32") -> Tensor:
-    """Logits of all samples in order, (N, classes) float32 on the CPU, in eval mode, which is left as it was."""
+@contextmanager
+def _evaluating(model: nn.Module, precision: Precision) -> Iterator[torch.device]:
+    """Eval mode without gradients in a precision for a block, and modes as they were afterwards; gives the device."""
     device = next(model.parameters()).device
     modes = {module: module.training for module in model.modules()}
     model.eval()
-    found = []
     try:
-        with autocast(device, precision):
-            for start in range(0, len(samples), batch_size):
-                indices = torch.arange(start, min(start + batch_size, len(samples)))
-                logits = logits_of(model(samples.inputs(indices).to(device)))
-                if logits.ndim != 2 or len(logits) != len(indices):
-                    raise DataError(
-                        f"the model gives {list(logits.shape)} for {len(indices)} samples, not (N, classes)"
-                    )
-                found.append(logits.float().cpu())
+        with torch.no_grad(), autocast(device, precision):
+            yield device
     finally:
         for module, mode in modes.items():
             module.training = mode
-    return torch.cat(found)
+
+
+def _logits(model: nn.Module, samples: Samples, indices: Tensor, device: torch.device) -> Tensor:
+    """Logits of some samples, (N, classes) float32 on the CPU."""
+    logits = logits_of(model(samples.inputs(indices).to(device)))
+    if logits.ndim != 2 or len(logits) != len(indices):
+        raise DataError(f"the model gives {list(logits.shape)} for {len(indices)} samples, not (N, classes)")
+    return logits.float().cpu()
+
+
+def _in_order(count: int, batch_size: int) -> list[Tensor]:
+    return [torch.arange(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+
+
+def predict_logits(model: nn.Module, samples: Samples, batch_size: int = 50, precision: Precision = "fp32") -> Tensor:
+    """Logits of all samples in order, (N, classes) float32 on the CPU, in eval mode, which is left as it was."""
+    with _evaluating(model, precision) as device:
+        batches = _in_order(len(samples), batch_size)
+        return torch.cat([_logits(model, samples, batch, device) for batch in batches])
 
 
 def evaluate(model: nn.Module, samples: Samples, batch_size: int = 50, precision: Precision = "fp32") -> Score:
@@ -65,29 +82,86 @@ def evaluate(model: nn.Module, samples: Samples, batch_size: int = 50, precision
     Raises:
         DataError: if there are no samples, or a label has no logit.
     """
-    if len(samples) == 0:
+    return _score(model, samples, _in_order(len(samples), batch_size), precision)
+
+
+def _score(
+    model: nn.Module, samples: Samples, batches: Sequence[Tensor], precision: Precision, bar: Merit | None = None
+) -> Score:
+    """The score on all samples, or a bound below ``bar`` from the first batches that prove one."""
+    count, labels = len(samples), samples.labels.cpu()
+    if count == 0:
         raise DataError("there are no samples to evaluate on")
-    logits = predict_logits(model, samples, batch_size, precision)
-    labels = samples.labels.cpu()
-    if int(labels.max()) >= logits.shape[1]:
-        raise DataError(f"label {int(labels.max())} has no logit: the model's head has {logits.shape[1]} outputs")
-    accuracy = (logits.argmax(1) == labels).double().mean().item()
-    return Score(accuracy, F.cross_entropy(logits.double(), labels).item(), len(labels))
+    right, losses, seen = torch.zeros(count, dtype=torch.bool), torch.zeros(count, dtype=torch.float64), 0
+    with _evaluating(model, precision) as device:
+        for batch in batches:
+            logits, own = _logits(model, samples, batch, device), labels[batch]
+            if int(labels.max()) >= logits.shape[1]:
+                raise DataError(
+                    f"label {int(labels.max())} has no logit: the model's head has {logits.shape[1]} outputs"
+                )
+            right[batch] = logits.argmax(1) == own
+            losses[batch] = F.cross_entropy(logits.double(), own, reduction="none").clamp(min=0)
+            seen += len(batch)
+            if bar is not None and seen < count:
+                bound = _bound(count - seen + int(right.sum()), losses)
+                if bound.below(bar):
+                    return Score.stopped(bound, seen, count)
+    return Score(int(right.sum()) / count, losses.mean().item(), count, pack_bits(right.tolist()))
 
 
-class Evaluator:
-    """Scores structures of one supernet on fixed samples: the bridge between a search and a model (final).
+def _bound(right: int, losses: Tensor) -> Merit:
+    """The best there could still be, if ``right`` samples could be; no loss is negative, and those to come are 0."""
+    # A sum in another order may differ by rounding, which is far below this margin.
+    loss = losses.sum().item() / len(losses) * (1 - 1e-9)
+    return Merit(right / len(losses), loss if math.isfinite(loss) else 0.0)
+
+
+@final
+class Evaluator(Scorer):
+    """Scores structures of one supernet on fixed samples: the bridge between a search and a model.
 
     Each structure is folded into plain weights first, so that an evaluation costs what a plain model's does.
+
+    Args:
+        net: the supernet, which is left as it was after each evaluation.
+        samples: inputs with labels.
+        batch_size: of the evaluations.
+        precision: of the evaluations.
     """
 
     def __init__(self, net: Trainable, samples: Samples, batch_size: int = 50, precision: Precision = "fp32") -> None:
-        self.net = net
-        self.samples = samples
-        self.batch_size = batch_size
+        self.net, self.data = net, samples
+        self.samples, self.batch_size = len(samples), batch_size
         self.precision: Precision = precision
 
     def __call__(self, structure: Structure) -> Score:
         """Validation accuracy and loss with inherited weights; nothing is trained."""
-        with self.net.folded(structure):
-            return evaluate(self.net, self.samples, self.batch_size, self.precision)
+        return self.score(structure, _in_order(self.samples, self.batch_size))
+
+    def scores(
+        self, structures: Sequence[Structure], batches: Batches, bars: Sequence[Merit | None]
+    ) -> Generator[Score]:
+        """Score structures one after another, merging anew only what changes; no tensor of the net may change."""
+        folds, indices = self.folds(), [torch.tensor(batch) for batch in batches]
+        for structure, bar in zip(structures, bars, strict=True):
+            yield self.score(structure, indices, bar, folds)
+
+    def canonical(self, structure: Structure) -> Structure:
+        """The structure without the forms that do nothing in this net, whose tensors must not change from now on."""
+        return self._equivalence.canonical(structure)
+
+    @cached_property
+    def _equivalence(self) -> Equivalence:
+        return Equivalence(self.net)
+
+    def score(
+        self, structure: Structure, batches: Sequence[Tensor], bar: Merit | None = None, folds: Folds | None = None
+    ) -> Score:
+        """Score one structure on batches of indices, see :meth:`glora.strategies.Scorer.scores`."""
+        with self.net.folded(structure, folds or self.folds()):
+            return _score(self.net, self.data, batches, self.precision, bar)
+
+    def folds(self) -> Folds:
+        """Room for merged weights that evaluations of this precision read as they are."""
+        return Folds(autocast_dtype(self.precision))

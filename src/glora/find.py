@@ -15,6 +15,7 @@ from glora.evaluate import Evaluator
 from glora.model import GLoRAModel
 from glora.precision import Precision
 from glora.strategies import Candidate, SearchResult, Strategy, StrategyName, make_strategy, run_search
+from glora.workers import scorer_of
 
 __all__ = ["search"]
 
@@ -36,6 +37,9 @@ def search(
     precision: Precision = "fp32",
     history: str | Path | None = None,
     on_candidate: Callable[[Candidate], None] | None = None,
+    prune: bool = True,
+    workers: int = 1,
+    ray: str | None = None,
 ) -> SearchResult:
     """Find the best structure under a parameter budget, by validation accuracy with inherited weights.
 
@@ -60,6 +64,11 @@ def search(
         precision: of the evaluations.
         history: ``search.jsonl`` file; a search recorded there goes on where it ended.
         on_candidate: called with every candidate, replayed ones included.
+        prune: stop the evaluation of a candidate once it can neither be bred from nor be on the front; winner, front
+            and the structures asked for are the same without.
+        workers: processes that evaluate; with more than one, or with ``ray``, they are Ray's and hold a replica of
+            the net each. The result and the history are the same for any number.
+        ray: address of a Ray cluster for them, "auto" for one that runs here; None to start one of their own.
 
     Returns:
         The best candidate, the front of accuracy against parameters, and all candidates.
@@ -68,6 +77,8 @@ def search(
         BudgetError: at once, with the feasible range, if no structure meets the budget.
         ConfigError: for a setting that is out of range, or a ready strategy for another model or budget.
         CheckpointError: if ``history`` belongs to a search with other settings, weights or data.
+        ConfigError: for settings out of range; where workers are asked for and ``ray`` is not installed, or its
+            cluster not to be had.
     """
     if isinstance(strategy, Strategy):
         _check_made(strategy, net, budget)
@@ -87,8 +98,10 @@ def search(
     samples = as_samples(val_data).to(next(net.parameters()).device)
     evaluator = Evaluator(net, samples, batch_size, precision)
     path = None if history is None else Path(history)
-    about = None if path is None else _scored_by(net, samples) | {"batch_size": batch_size, "precision": precision}
-    return run_search(strategy, evaluator, path, on_candidate, about=about)
+    settings = {"batch_size": batch_size, "precision": precision, "prune": prune}
+    about = None if path is None else _scored_by(net, samples) | settings
+    with scorer_of(evaluator, workers, ray) as scorer:
+        return run_search(strategy, scorer, path, on_candidate, about=about, prune=prune)
 
 
 def _check_made(strategy: Strategy, net: GLoRAModel, budget: int | None) -> None:

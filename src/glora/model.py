@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from glora.errors import ConfigError, MergeError, StructureError, TargetError
+from glora.folds import Folds
 from glora.gains import GainPolicy, check_gains, layer_gains
 from glora.layers import KINDS, AdaptedLayer, Scratch
 from glora.layers.recompute import watch
@@ -186,16 +187,16 @@ class GLoRAModel(Trainable):
             self.activate(before)
 
     @contextmanager
-    def folded(self, structure: Structure) -> Iterator[None]:
+    def folded(self, structure: Structure, folds: Folds | None = None) -> Iterator[None]:
         """Compute with the merged weights of ``structure`` for a block: evaluation at a plain model's speed.
 
-        Holds W* and b* of the layers with support tensors meanwhile; the support tensors must not change.
+        The support tensors must not change as long as ``folds``, which keep merged weights for later, are used.
         """
         with self.using(structure):
+            folds = folds or Folds()
             try:
-                for name in structure:
-                    layer = self.layers[name]
-                    layer.fold(layer.merged())
+                for name, layer in self.layers.items():
+                    layer.fold(folds.of(name, layer))
                 yield
             finally:
                 for layer in self.layers.values():

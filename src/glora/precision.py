@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 
-__all__ = ["Precision", "autocast", "native_precision"]
+__all__ = ["Precision", "autocast", "autocast_dtype", "native_precision"]
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -15,8 +15,13 @@ _CPU_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """The autocast context of a precision; does nothing for fp32."""
-    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
-    return torch.autocast(device.type, dtype, enabled=precision != "fp32")
+    dtype = autocast_dtype(precision)
+    return torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def autocast_dtype(precision: Precision) -> torch.dtype | None:
+    """What a precision casts to for products; None for fp32, which casts nothing."""
+    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
 def native_precision() -> Precision:

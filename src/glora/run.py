@@ -113,7 +113,11 @@ class Run:
                     precision=config.train_settings().precision,
                     history=self.folder / "search.jsonl",
                     on_candidate=self._shown(lap),
+                    prune=config.prune,
+                    workers=config.workers,
+                    ray=config.ray,
                 )
+            self.metrics.update(search=self._found.effort)
             self._write_structure(self._found)
         return self._found
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from glora.folds import Folds
 from glora.layers import AdaptedLayer
 from glora.space import BoundSpace
 from glora.structure import Structure
@@ -75,8 +76,13 @@ class Trainable(nn.Module, abc.ABC):
         """Let exactly this structure act."""
 
     @abc.abstractmethod
-    def folded(self, structure: Structure) -> AbstractContextManager[None]:
-        """Compute as ``structure`` does for a block, as fast as can be while nothing is trained."""
+    def folded(self, structure: Structure, folds: Folds | None = None) -> AbstractContextManager[None]:
+        """Compute as ``structure`` does for a block, as fast as can be while nothing is trained.
+
+        Args:
+            structure: what shall act.
+            folds: keep merged weights for the next call; nothing may be trained in between.
+        """
 
     @abc.abstractmethod
     def uncalled(self) -> tuple[str, ...]:

@@ -310,6 +310,19 @@ def test_a_trained_supernet_is_searched_in_place_with_other_settings_once(tmp_pa
     assert RunConfig.load(tmp_path / "run").budget == 1000
 
 
+def test_the_number_of_workers_may_change_and_pruning_may_not(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs Ray: pip install 'glora[ray]'")
+    succeed("search", finished(), "--out", tmp_path / "new", "--generations=1", "--budget=2k")
+    before = (tmp_path / "new" / "search.jsonl").read_bytes()
+    succeed("search", tmp_path / "new", "--workers=3")  # nothing is left to do, so none is started
+    assert RunConfig.load(tmp_path / "new").workers == 3
+    assert (tmp_path / "new" / "search.jsonl").read_bytes() == before
+    settings = flags(timm_settings(finetune_epochs=2, generations=1, budget=2000))
+    done = call("run", *settings, "--no-prune", "--out", tmp_path / "new")
+    assert done.code == 2
+    assert "holds a run with prune=True, now it is False" in done.err
+
+
 def test_a_smaller_population_can_be_searched(tmp_path: Path) -> None:
     succeed("search", finished(), "--out", tmp_path / "new", "--population", "4")
     assert len((tmp_path / "new" / "search.jsonl").read_text().splitlines()) == 1 + 3 * 4

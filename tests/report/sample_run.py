@@ -40,6 +40,7 @@ def candidates(bound, budget: int, generations: int, population: int, seed: int)
         skill = 0.0 if origin == "random" else 0.055 * (1 - math.exp(-generation / 5))
         accuracy = 0.845 + 0.045 * size / budget + skill + generator.gauss(0, 0.009)
         broken = len(found) % 97 == 96
+        stopped = generation > 0 and not broken and len(found) % 7 == 3
         found.append(
             {
                 "index": len(found),
@@ -52,6 +53,9 @@ def candidates(bound, budget: int, generations: int, population: int, seed: int)
                 "structure": kept,
             }
         )
+        if stopped:
+            limit = {"accuracy": found[-1]["accuracy"], "loss": 0.25}
+            found[-1] |= {"accuracy": None, "loss": None, "samples": 500, "of": 736, "bound": limit}
     return found
 
 
@@ -106,6 +110,7 @@ def metrics(best: dict) -> dict:
         "versions": {"glora": "0.1.0", "torch": "2.5.1", "timm": "1.0.15", "python": "3.11.9"},
         "seed": 0,
         "head_size": 14245,
+        "search": {"candidates": 1000, "reused": 0, "stopped": 135, "sample_evaluations": 704140, "of": 736000},
         "seconds": {"train": 1912.4, "search": 741.2, "evaluate": 38.5, "merge": 0.82},
         "table": [
             row("frozen backbone, head only", 0.8655, 0.8612, 0, 95.2),
@@ -159,6 +164,6 @@ def write_sample(folder: Path, *, blocks: int = 12, generations: int = 20, popul
     (folder / "structure.json").write_text(json.dumps(structure, indent=1), encoding="utf-8")
     (folder / "metrics.json").write_text(json.dumps(metrics(best), indent=1), encoding="utf-8")
     (folder / "config.yaml").write_text(CONFIG, encoding="utf-8")
-    write_lines(folder / "search.jsonl", [{"format": 1, "settings": settings}, *found])
+    write_lines(folder / "search.jsonl", [{"format": 2, "settings": settings}, *found])
     write_lines(folder / "train.jsonl", epochs(100, seed))
     return folder

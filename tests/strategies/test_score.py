@@ -5,8 +5,11 @@ import json
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from glora.strategies import Candidate, Proposal, Score, front
+from glora.strategies import Candidate, Merit, Proposal, Score, front
+from glora.strategies.score import bits, pack_bits
 from glora.structure import LayerStructure, Structure
 
 NAN, INF = math.nan, math.inf
@@ -59,7 +62,17 @@ def test_values_that_are_not_finite_are_nan() -> None:
 
 
 @pytest.mark.parametrize(
-    "score", [Score(0.25, 1.5, 8), Score(1, 2), Score(NAN, 1.0), Score(0.5, NAN), Score(0.1, 1e-300)]
+    "score",
+    [
+        Score(0.25, 1.5, 8, "c0"),
+        Score(1, 2),
+        Score(NAN, 1.0),
+        Score(0.5, NAN),
+        Score(0.1, 1e-300),
+        Score(0.5, 1.0, 4, "a", same_as=2),
+        Score.stopped(Merit(0.75, 0.1), 3, 8),
+        Score(0.5, 0.2, 3, bound=Merit(0.75, 0.1), of=8, same_as=1),
+    ],
 )
 def test_json_round_trip(score: Score) -> None:
     before = Candidate(3, 1, "mutant", STRUCTURE, 40, score)
@@ -68,6 +81,7 @@ def test_json_round_trip(score: Score) -> None:
     assert json.dumps(after.to_dict()) == text
     assert repr(after) == repr(before)
     assert after.structure == STRUCTURE
+    assert after == before
 
 
 def test_a_missing_entry_is_an_error() -> None:
@@ -112,3 +126,42 @@ def test_the_front_is_what_nothing_dominates() -> None:
 def test_the_front_of_nothing_is_empty() -> None:
     assert front([]) == ()
     assert front([candidate(NAN)]) == ()
+
+
+def test_a_bound_is_no_score() -> None:
+    stopped = Score.stopped(Merit(1.0, 0.0), 50, 200)
+    assert stopped.failed
+    assert Score(0.9, 0.1, bound=Merit(1.0, 0.0)).failed
+    value = Candidate(0, 0, "random", STRUCTURE, 1, stopped).to_dict()
+    assert (value["accuracy"], value["loss"], value["samples"], value["of"]) == (None, None, 50, 200)
+    assert value["bound"] == {"accuracy": 1.0, "loss": 0.0}
+    worst = Candidate(1, 0, "random", STRUCTURE, 999, Score(0.0, 1e9, 200))
+    found = [Candidate(0, 0, "random", STRUCTURE, 1, stopped), worst]
+    assert max(found, key=Candidate.rank_key) is worst
+    assert front(found) == (worst,)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "below"),
+    [
+        (Merit(0.5, 1.0), Merit(0.6, 9.0), True),
+        (Merit(0.5, 1.0), Merit(0.5, 1.0), False),
+        (Merit(0.5, 1.1), Merit(0.5, 1.0), True),
+        (Merit(0.5, 0.9), Merit(0.5, 1.0), False),
+        (Merit(0.6, 9.0), Merit(0.5, 1.0), False),
+        (Merit(NAN, 1.0), Merit(0.5, 1.0), False),
+        (Merit(0.5, NAN), Merit(0.5, 1.0), False),
+    ],
+)
+def test_merits_are_compared_by_accuracy_then_loss(one: Merit, other: Merit, below: bool) -> None:
+    assert one.below(other) is below
+
+
+@given(st.lists(st.booleans(), max_size=40))
+def test_bits_round_trip(right: list[bool]) -> None:
+    packed = pack_bits(right)
+    assert len(packed) == -(-len(right) // 4)
+    assert [bit == "1" for bit in bits(packed, len(right))] == right
+    # the definition: digit by digit, the first sample the highest of its four
+    digits = [right[i : i + 4] for i in range(0, len(right), 4)]
+    assert packed == "".join("0123456789abcdef"[sum(8 >> i for i, one in enumerate(d) if one)] for d in digits)

@@ -90,6 +90,8 @@ def search(
     generations: int | None = None,
     population: int | None = None,
     finetune_epochs: int | None = None,
+    workers: int | None = None,
+    ray: str | None = None,
     json: bool = False,
 ) -> None:
     """Search a trained supernet for the best structure within a budget, and write its adapter file.
@@ -102,6 +104,8 @@ def search(
         generations: of the search, after a first one of random structures.
         population: candidates in a generation; in evolution half are mutants, half crossovers, a fifth become parents.
         finetune_epochs: further epochs for the chosen subnet alone.
+        workers: processes that evaluate candidates, more than one by Ray (extra ray); same result.
+        ray: address of a Ray cluster where the workers shall be ("auto" for one that runs here).
         json: print the results as JSON.
     """
     given: dict[str, Any] = {
@@ -109,6 +113,8 @@ def search(
         "strategy": strategy,
         "generations": generations,
         "finetune_epochs": finetune_epochs,
+        "workers": workers,
+        "ray": ray,
     }
     if population is not None:
         half, parents = population // 2, min(population, max(2, population // 5))
@@ -134,7 +140,7 @@ def _searched_anew(config: RunConfig, given: dict[str, Any], out: str | None) ->
     changed, source = replace(config, **given), config.folder
     if out is None:
         if changed != config:
-            if (source / "search.jsonl").is_file():
+            if not changed.same_results(config) and (source / "search.jsonl").is_file():
                 raise ConfigError(
                     f"{source} has been searched already: give --out NEW to search its supernet once more"
                 )

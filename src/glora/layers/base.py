@@ -161,30 +161,40 @@ class AdaptedLayer(nn.Module, abc.ABC):
         self.structure, self._plan, self._folded = structure, plan, None
 
     @torch.no_grad()
-    def merged(self, structure: LayerStructure | None = None, alpha: float = 1.0) -> tuple[Tensor, Tensor | None]:
+    def merged(
+        self, structure: LayerStructure | None = None, alpha: float = 1.0, out: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """W* and b* of the layer, computed in float32 or better.
 
         Args:
             structure: the layer structure to merge; the active one if None.
             alpha: 0 gives the frozen weights, 1 the tuned ones, between is linear.
+            out: where to write W*, of the frozen weight's shape and contiguous; both come in its dtype.
 
         Returns:
             The weight in the frozen weight's shape and dtype, and the bias (None if there is none); where nothing
             acts, these are the frozen ones and no copies.
         """
-        matrix = self.matrix()
+        matrix, dtype = self.matrix(), self.weight.dtype if out is None else out.dtype
         wide = torch.promote_types(matrix.dtype, self.support_dtype)
         values = self.support.values(self.structure if structure is None else structure, wide)
         frozen = None if self.bias is None else self.bias.to(wide)
-        weight = effective_weight(matrix.to(wide), values)
+        room = None
+        if out is not None:
+            room = out.view(matrix.shape) if dtype == wide else self._scratch.get("w", matrix, wide)
+        weight = effective_weight(matrix.to(wide), values, room)
         bias = effective_bias(matrix.to(wide), frozen, values)
         if alpha != 1.0:
             weight = torch.lerp(matrix.to(wide), weight, alpha)
             if bias is not None:
                 bias = torch.lerp(torch.zeros_like(bias) if frozen is None else frozen, bias, alpha)
+        if weight.dtype != dtype and out is not None:
+            weight = out.view(matrix.shape).copy_(weight)
+        if dtype == self.weight.dtype and self.bias is not None:
+            dtype = self.bias.dtype
         return (
-            weight.to(self.weight.dtype).reshape(self.weight.shape),
-            None if bias is None else bias.to((self.weight if self.bias is None else self.bias).dtype),
+            weight.to(self.weight.dtype if out is None else out.dtype).reshape(self.weight.shape),
+            None if bias is None else bias.to(dtype),
         )
 
     def fold(self, folded: tuple[Tensor, Tensor | None] | None) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from glora import presets
+from glora.folds import Folds
 from glora.layers import AdaptedLayer
 from glora.space import BoundSpace
 from glora.structure import Structure
@@ -107,7 +108,7 @@ class Peer(Trainable, abc.ABC):
         self.bound.check_layers(structure)
 
     @contextmanager
-    def folded(self, structure: Structure) -> Iterator[None]:
+    def folded(self, structure: Structure, folds: Folds | None = None) -> Iterator[None]:
         """Nothing to fold: the method acts as it is."""
         self.activate(structure)
         yield

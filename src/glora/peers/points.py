@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from glora.folds import Folds
 from glora.model import GLoRAModel, adapt
 from glora.peers.base import Peer
 from glora.peers.unfrozen import Selection, no_parameters
@@ -64,9 +65,9 @@ class PointPeer(Peer):
         self.net.activate(structure)
 
     @contextmanager
-    def folded(self, structure: Structure) -> Iterator[None]:
+    def folded(self, structure: Structure, folds: Folds | None = None) -> Iterator[None]:
         """Compute with merged weights for a block."""
-        with self.net.folded(structure):
+        with self.net.folded(structure, folds):
             yield
 
     def uncalled(self) -> tuple[str, ...]:

@@ -96,16 +96,16 @@ def progress(search: Search) -> Figure:
         by_generation[candidate.generation].append(candidate)
     table, best = [], math.nan
     for generation in sorted(by_generation):
-        scores = [c.accuracy for c in by_generation[generation] if math.isfinite(c.accuracy)]
+        scores = [c.shown for c in by_generation[generation] if math.isfinite(c.shown)]
         top = max(scores, default=math.nan)
         best = top if math.isnan(best) else max(best, top if scores else best)
         middle = statistics.median(scores) if scores else math.nan
         table.append((generation, len(by_generation[generation]), middle, top, best))
     chart = Chart(
         Axis.fit("generation", [g + d for g in by_generation for d in (-0.4, 0.4)], _whole, pad=0.02, whole=True),
-        Axis.fit("validation accuracy, %", [c.accuracy for c in search.candidates], _in_percent),
+        Axis.fit("validation accuracy, %", [c.shown for c in search.candidates], _in_percent),
     )
-    shown = _dots_by_origin(chart, search.candidates, lambda c: (_spread(c), c.accuracy))
+    shown = _dots_by_origin(chart, search.candidates, lambda c: (_spread(c), c.shown))
     chart.line([(row[0], row[2]) for row in table], "median")
     chart.line([(row[0], row[4]) for row in table], "best", stepped=True)
     if table:
@@ -114,7 +114,9 @@ def progress(search: Search) -> Figure:
         key="search-progress",
         title="How the search went",
         caption="Every dot is a structure scored with the supernet's weights. The search has converged when the best "
-        "(step line) stays level and the median (dashed) has come close to it." + _unscored(search.candidates),
+        "(step line) stays level and the median (dashed) has come close to it."
+        + _stopped(search.candidates)
+        + _unscored(search.candidates),
         svg=chart.svg(f"Validation accuracy of {len(search.candidates)} candidates over {len(table)} generations"),
         columns=("generation", "candidates", "median accuracy", "best accuracy", "best so far"),
         rows=tuple((str(g), str(n), *map(_exact, scores)) for g, n, *scores in table),
@@ -145,8 +147,18 @@ def _dots_by_origin(
 
 
 def _unscored(candidates: Iterable[Candidate]) -> str:
-    lost = sum(not math.isfinite(candidate.accuracy) for candidate in candidates)
+    lost = sum(not math.isfinite(candidate.shown) for candidate in candidates)
     return f" {lost} of them had no finite accuracy and cannot be shown." if lost else ""
+
+
+def _stopped(candidates: Iterable[Candidate]) -> str:
+    stopped = sum(math.isfinite(candidate.bound) for candidate in candidates)
+    if not stopped:
+        return ""
+    return (
+        f" {stopped} were not evaluated to the end, as they could no longer matter: they stand, and count, at the "
+        "most they could still have reached."
+    )
 
 
 def candidates(search: Search | None, chosen: Chosen | None) -> Figure:
@@ -160,9 +172,9 @@ def candidates(search: Search | None, chosen: Chosen | None) -> Figure:
     log = min(seen, default=0) > 0 and max(seen) > 30 * min(seen)
     chart = Chart(
         Axis.fit("adapter parameters", seen, words.short, log=log),
-        Axis.fit("validation accuracy, %", [c.accuracy for c in (*everything, *front)], _in_percent),
+        Axis.fit("validation accuracy, %", [c.shown for c in (*everything, *front)], _in_percent),
     )
-    shown = _dots_by_origin(chart, everything, lambda c: (float(c.size), c.accuracy))
+    shown = _dots_by_origin(chart, everything, lambda c: (float(c.size), c.shown))
     if near and budget is not None:
         chart.rule(budget, "budget", f"budget {words.short(budget)}")
     chart.line([(c.size, c.accuracy) for c in front], "front", stepped=True)
@@ -176,7 +188,7 @@ def candidates(search: Search | None, chosen: Chosen | None) -> Figure:
         key="search-front",
         title="What accuracy costs",
         caption="Up and to the left is better. The ringed points are the Pareto front: no structure found is both "
-        "smaller and more accurate." + far,
+        "smaller and more accurate." + _stopped(everything) + far,
         svg=chart.svg(f"Validation accuracy against adapter parameters of {len(everything)} candidates"),
         columns=("index", "generation", "origin", "parameters", "accuracy", "loss", "on the front"),
         rows=tuple((*_candidate_row(c), "yes" if c.index in on_front else "no") for c in everything),
@@ -185,7 +197,11 @@ def candidates(search: Search | None, chosen: Chosen | None) -> Figure:
 
 
 def _candidate_row(c: Candidate) -> tuple[str, ...]:
-    return str(c.index), str(c.generation), c.origin, str(c.size), _exact(c.accuracy), _exact(c.loss)
+    return str(c.index), str(c.generation), c.origin, str(c.size), _accuracy(c), _exact(c.loss)
+
+
+def _accuracy(c: Candidate) -> str:
+    return _exact(c.accuracy) if math.isnan(c.bound) else f"at most {_exact(c.bound)}"
 
 
 def _tip(candidate: Candidate) -> str:

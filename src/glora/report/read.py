@@ -16,6 +16,7 @@ from glora.structure import Structure
 __all__ = ["Candidate", "Chosen", "Data", "Epoch", "Layer", "Metrics", "Result", "Run", "Search", "read_run"]
 
 FORMAT = 1
+_SEARCH_FORMAT = 2
 FILES = ("structure.json", "search.jsonl", "train.jsonl", "metrics.json", "config.yaml")
 MEND = "the file is damaged: delete it and repeat the step that makes it"
 
@@ -31,7 +32,10 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One structure that the search scored; an accuracy or loss that is not a number is NaN."""
+    """One structure that the search scored; an accuracy or loss that is not a number is NaN.
+
+    Of an evaluation that was stopped, ``bound`` is the accuracy that it could still have come to, else NaN.
+    """
 
     index: int
     generation: int
@@ -39,6 +43,12 @@ class Candidate:
     size: int
     accuracy: float
     loss: float
+    bound: float = math.nan
+
+    @property
+    def shown(self) -> float:
+        """Where it stands in a picture: its accuracy, or the most that was left to it."""
+        return self.accuracy if math.isnan(self.bound) else self.bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +125,7 @@ class Metrics:
     head_size: int | None
     seconds: dict[str, float]
     table: tuple[Result, ...]
+    effort: dict[str, float]
     max_difference: float | None
     verified_on: int | None
     same_predictions: bool | None
@@ -200,9 +211,9 @@ class _Fields:
         inner = _Fields(self.mapping(key), f"{self.where}, {key!r}")
         return {name: inner.number(name, math.nan) for name in inner._value}
 
-    def check_format(self) -> None:
-        if (found := self.integer("format")) != FORMAT:
-            raise CheckpointError(f"{self.where}: format {found}, but this version of glora reads format {FORMAT}")
+    def check_format(self, wanted: int = FORMAT) -> None:
+        if (found := self.integer("format")) != wanted:
+            raise CheckpointError(f"{self.where}: format {found}, but this version of glora reads format {wanted}")
 
 
 def _shown(value: Any) -> str:
@@ -243,6 +254,7 @@ def _candidate(fields: _Fields) -> Candidate:
         size=fields.integer("size"),
         accuracy=fields.number("accuracy", math.nan),
         loss=fields.number("loss", math.nan),
+        bound=_Fields(fields.mapping("bound"), f"{fields.where}, 'bound'").number("accuracy", math.nan),
     )
 
 
@@ -283,7 +295,7 @@ def _search(path: Path) -> Search | None:
     lines = _lines(path)
     if (header := next(lines, None)) is None:
         return None
-    header.check_format()
+    header.check_format(_SEARCH_FORMAT)
     # A killed search may score a candidate again on resuming: the last line of an index counts.
     found = {candidate.index: candidate for candidate in map(_candidate, lines)}
     return Search(header.mapping("settings"), tuple(found.values()))
@@ -320,6 +332,7 @@ def _metrics(path: Path) -> Metrics | None:
         head_size=fields.integer("head_size", None),
         seconds=fields.numbers("seconds"),
         table=tuple(_result(_Fields(item, f"{path}, 'table'")) for item in fields.items("table")),
+        effort=fields.numbers("search"),
         max_difference=verification.number("max_difference", None),
         verified_on=verification.integer("batch", None),
         same_predictions=verification.boolean("same_predictions"),

@@ -233,7 +233,10 @@ def _search_tile(run: Run) -> Tile | None:
     generations = len({candidate.generation for candidate in run.search.candidates})
     took = words.duration(run.metrics.seconds.get("search")) if run.metrics else words.MISSING
     time = f" in {took}" if took != words.MISSING else ""
-    return Tile(f"{len(run.search.candidates):,}", "", "structures scored", f"{generations} generations{time}")
+    effort = run.metrics.effort if run.metrics else {}
+    done, of = effort.get("sample_evaluations", math.nan), effort.get("of", math.nan)
+    saved = f", {100 * done / of:.0f} % of the images evaluated" if done < of else ""
+    return Tile(f"{len(run.search.candidates):,}", "", "structures scored", f"{generations} generations{time}{saved}")
 
 
 def _merge_tile(metrics: Metrics | None) -> Tile | None:

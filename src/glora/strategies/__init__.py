@@ -10,20 +10,24 @@ from glora.strategies.make import StrategyName, make_strategy
 from glora.strategies.nsga2 import NSGA2
 from glora.strategies.operators import crossover, legal_sample, mutate
 from glora.strategies.random_search import RandomSearch
-from glora.strategies.score import Candidate, Origin, Proposal, Score
+from glora.strategies.score import Candidate, Merit, Origin, Proposal, Score
+from glora.strategies.scorer import Batches, Scorer
 from glora.strategies.strategy import Strategy
 from glora.strategies.surrogate import Surrogate
 
 __all__ = [
     "NSGA2",
     "AgeingEvolution",
+    "Batches",
     "Candidate",
     "Evolution",
     "History",
+    "Merit",
     "Origin",
     "Proposal",
     "RandomSearch",
     "Score",
+    "Scorer",
     "SearchResult",
     "Strategy",
     "StrategyName",

@@ -15,14 +15,15 @@ from glora.strategies.score import Candidate
 
 __all__ = ["History", "front"]
 
-_FORMAT = 1
+_FORMAT = 2
 _MEND = "cut the file off before that line to go on from there, or delete it to search anew"
 
 
 def front(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
     """The Pareto front, from small to large: no other candidate is as small and as accurate, and better in one.
 
-    Failed candidates are left out; of several with the same size and accuracy the best by rank is kept.
+    Failed candidates, and those whose evaluation was stopped, are left out; of several with the same size and
+    accuracy the best by rank is kept.
     """
     able = sorted((c for c in candidates if not c.score.failed), key=Candidate.rank_key, reverse=True)
     kept: list[Candidate] = []
@@ -87,7 +88,10 @@ class History:
                 f"{self.path}, line 1: not the header of a search history; delete the file"
             ) from error
         if version != _FORMAT:
-            raise CheckpointError(f"{self.path} has format {version}; this version of glora reads format {_FORMAT}")
+            raise CheckpointError(
+                f"{self.path} has format {version}; this version of glora reads format {_FORMAT}: delete the file to "
+                "search anew, or go on with the version that wrote it"
+            )
         if found := _difference(there, settings):
             raise CheckpointError(
                 f"{self.path} belongs to another search: {found}; search with the same settings or delete the file"

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, final
 
 from glora.space import BoundSpace
 from glora.strategies.operators import crossover, mutate
-from glora.strategies.score import Candidate, Origin
+from glora.strategies.score import Candidate, Merit, Origin
 from glora.strategies.strategy import Strategy
 from glora.structure import Structure
 
@@ -85,6 +85,12 @@ class Evolution(Strategy):
             0 <= self.probability <= 1,
             f"the probability of a mutation is between 0 and 1, not {self.probability}",
         )
+
+    @property
+    def bar(self) -> Merit | None:
+        """The worst of the parents, once there are as many as shall be kept: whatever is worse is never bred from."""
+        best = self._able()[: self.parents]
+        return best[-1].score.merit if len(best) == self.parents else None
 
     def _settings(self) -> dict[str, Any]:
         return {

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from glora.errors import CheckpointError, GloraError
 from glora.strategies.archive import History, front
-from glora.strategies.score import Candidate, Proposal, Score
+from glora.strategies.pruning import Hardness, bar_at
+from glora.strategies.score import Candidate, Merit, Proposal, Score
+from glora.strategies.scorer import EachScorer, Scorer
 from glora.strategies.strategy import Strategy
 from glora.structure import Structure
 
@@ -24,7 +26,7 @@ class SearchResult:
     Attributes:
         winner: the candidate of the highest accuracy, then the lowest loss, then the fewest parameters.
         front: the Pareto front of accuracy against size, from small to large.
-        history: every candidate, in the order scored.
+        history: every candidate, in the order asked for.
     """
 
     winner: Candidate
@@ -36,6 +38,22 @@ class SearchResult:
         """The winner's structure."""
         return self.winner.structure
 
+    @property
+    def effort(self) -> dict[str, int]:
+        """What the search took: candidates, of which ``reused`` and ``stopped``, and evaluations of single samples.
+
+        ``sample_evaluations`` is how many there were, ``of`` how many there would have been had every candidate been
+        evaluated as a whole.
+        """
+        scores = [candidate.score for candidate in self.history]
+        return {
+            "candidates": len(scores),
+            "reused": sum(score.same_as is not None for score in scores),
+            "stopped": sum(score.bound is not None and score.same_as is None for score in scores),
+            "sample_evaluations": sum(score.samples for score in scores if score.same_as is None),
+            "of": sum(score.of or 0 for score in scores),
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """The winner and the front as plain values, for ``structure.json``."""
         return {"best": self.winner.to_dict(), "front": [candidate.to_dict() for candidate in self.front]}
@@ -43,21 +61,24 @@ class SearchResult:
 
 def run_search(
     strategy: Strategy,
-    score: Callable[[Structure], Score],
+    score: Callable[[Structure], Score] | Scorer,
     history_path: Path | None = None,
     on_candidate: Callable[[Candidate], None] | None = None,
     *,
     about: Mapping[str, Any] | None = None,
+    prune: bool = True,
 ) -> SearchResult:
-    """Score what the strategy asks for until it is done.
+    """Score what the strategy asks for until it is done; structures that compute the same are scored once.
 
     Args:
         strategy: a fresh one.
-        score: the bridge to a model; called once per structure.
+        score: the bridge to a model: a callable that scores one structure, or a scorer of whole generations.
         history_path: ``search.jsonl``; what it holds is replayed instead of scored, the rest is appended.
         on_candidate: called with every candidate in order, replayed ones included.
         about: further plain values that the scores depend on (which supernet, which data), kept in the header of
             the file; it is refused where they differ.
+        prune: let a scorer stop where a candidate can neither come up to the strategy's bar nor be on the front.
+            Winner, front and everything the strategy asks for are the same without.
 
     Raises:
         CheckpointError: if the file belongs to another search or is damaged.
@@ -66,18 +87,90 @@ def run_search(
     if strategy.candidates:
         raise GloraError("this strategy has been told scores already: make a new one for each search")
     settings = strategy.settings if about is None else {**strategy.settings, "about": dict(about)}
+    scorer = score if isinstance(score, Scorer) else EachScorer(score)
     with nullcontext() if history_path is None else History(history_path, settings) as history:
-        replay = _Replay(history)
+        scoring = _Scoring(scorer, history, prune)
         while not strategy.done:
             scores = []
-            for proposal in strategy.ask():
-                candidate = replay(proposal) or _evaluate(proposal, score, history)
-                scores.append(candidate.score)
-                if on_candidate is not None:
-                    on_candidate(candidate)
+            with closing(scoring.generation(strategy.ask(), strategy.bar)) as candidates:
+                for candidate in candidates:
+                    scores.append(candidate.score)
+                    if on_candidate is not None:
+                        on_candidate(candidate)
             strategy.tell(scores)
-        replay.check_empty()
+        scoring.replay.check_empty()
     return _result(strategy.candidates)
+
+
+class _Scoring:
+    """Makes proposals candidates: from the file, from an equivalent structure's score, or by the scorer (final)."""
+
+    def __init__(self, scorer: Scorer, history: History | None, prune: bool) -> None:
+        self.replay = _Replay(history)
+        self._scorer, self._history, self._prune = scorer, history, prune
+        self._hardness = Hardness(scorer.samples, scorer.batch_size)
+        self._candidates: list[Candidate] = []
+        # The last candidate of every canonical structure that has a score of its own.
+        self._known: dict[Structure, Candidate] = {}
+
+    def generation(self, proposals: Sequence[Proposal], bar: Merit | None) -> Generator[Candidate]:
+        """The candidates of a generation in order, each on file before the next one comes."""
+        batches = self._hardness.batches(sort=bar is not None)
+        bar = bar if self._prune else None
+        bars = [bar_at(proposal.size, bar, self._candidates) for proposal in proposals]
+        keys = [self._scorer.canonical(proposal.structure) for proposal in proposals]
+        found: list[Candidate] = []
+        for proposal, key, own in zip(proposals, keys, bars, strict=True):
+            recorded = self.replay(proposal, own)
+            if recorded is None:
+                break
+            found.append(self._entered(recorded, key))
+            yield recorded
+        done = len(found)
+        todo = self._to_score(keys[done:], bars[done:])
+        structures = [proposals[done + place].structure for place in todo]
+        with closing(self._scorer.scores(structures, batches, list(todo.values()))) as scores:
+            for place, (proposal, key) in enumerate(zip(proposals[done:], keys[done:], strict=True)):
+                score = next(scores) if place in todo else _reused(self._known[key])
+                candidate = proposal.scored(score)
+                if self._history is not None:
+                    self._history.append(candidate)
+                found.append(self._entered(candidate, key))
+                yield candidate
+        self._candidates += found
+        self._hardness.count(found)
+
+    def _to_score(self, keys: Sequence[Structure], bars: Sequence[Merit | None]) -> dict[int, Merit | None]:
+        """Places of the structures that no other one can lend its score, with the lowest bar of their equivalents."""
+        todo: dict[int, Merit | None] = {}
+        first: dict[Structure, int] = {}
+        for place, (key, bar) in enumerate(zip(keys, bars, strict=True)):
+            if key in first:
+                todo[first[key]] = _lower(todo[first[key]], bar)
+            elif key not in self._known or not _is_enough(self._known[key].score, bar):
+                first[key] = place
+                todo[place] = bar
+        return todo
+
+    def _entered(self, candidate: Candidate, key: Structure) -> Candidate:
+        if candidate.score.same_as is None:
+            self._known[key] = candidate
+        return candidate
+
+
+def _is_enough(score: Score, bar: Merit | None) -> bool:
+    """Whether a score answers what ``bar`` asks: it is whole, or a bound below it."""
+    return score.bound is None or (bar is not None and score.bound.below(bar))
+
+
+def _lower(first: Merit | None, second: Merit | None) -> Merit | None:
+    if first is None or second is None:
+        return None
+    return first if first.below(second) else second
+
+
+def _reused(candidate: Candidate) -> Score:
+    return replace(candidate.score, same_as=candidate.index)
 
 
 class _Replay:
@@ -87,10 +180,13 @@ class _Replay:
         self._path = history.path if history else None
         self._left = iter(history.recorded if history else ())
 
-    def __call__(self, proposal: Proposal) -> Candidate | None:
+    def __call__(self, proposal: Proposal, bar: Merit | None) -> Candidate | None:
         recorded = next(self._left, None)
-        if recorded is not None and recorded.to_dict() != proposal.scored(recorded.score).to_dict():
-            raise self._error(recorded, "is not the structure that the search asks for there")
+        if recorded is not None:
+            if recorded.to_dict() != proposal.scored(recorded.score).to_dict():
+                raise self._error(recorded, "is not the structure that the search asks for there")
+            if not _is_enough(recorded.score, bar):
+                raise self._error(recorded, "was stopped where this search needs a whole evaluation")
         return recorded
 
     def check_empty(self) -> None:
@@ -102,16 +198,6 @@ class _Replay:
             f"{self._path}, line {recorded.index + 2}: {what}; the file was changed or written by another "
             "version: delete it to search anew"
         )
-
-
-def _evaluate(proposal: Proposal, score: Callable[[Structure], Score], history: History | None) -> Candidate:
-    result = score(proposal.structure)
-    if not isinstance(result, Score):
-        raise GloraError(f"score(structure) must return a glora.strategies.Score, not {type(result).__name__}")
-    candidate = proposal.scored(result)
-    if history is not None:
-        history.append(candidate)
-    return candidate
 
 
 def _result(candidates: tuple[Candidate, ...]) -> SearchResult:

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from glora.structure import Structure
 
-__all__ = ["Candidate", "Origin", "Proposal", "Score"]
+__all__ = ["Candidate", "Merit", "Origin", "Proposal", "Score", "bits", "pack_bits"]
 
 Origin = Literal["initial", "random", "mutant", "crossover", "predicted"]
+
+
+class Merit(NamedTuple):
+    """What scores are compared by first: a higher accuracy, then a lower loss."""
+
+    accuracy: float
+    loss: float
+
+    def below(self, other: Merit) -> bool:
+        """Whether this is strictly worse; never of values that are not numbers."""
+        return self.accuracy < other.accuracy or (self.accuracy == other.accuracy and self.loss > other.loss)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,22 +35,83 @@ class Score:
         accuracy: fraction of the samples that are classified correctly; higher is better.
         loss: mean loss; decides between equal accuracies.
         samples: number of samples it was measured on.
+        right: which of them are classified correctly, see :func:`pack_bits`; empty if not known.
+        bound: of an evaluation that was stopped, the highest accuracy and the lowest loss it could still have come
+            to; then accuracy and loss are NaN.
+        of: number of samples that a whole evaluation is measured on; ``samples`` if None.
+        same_as: index of the candidate whose score this is, because both structures compute the same.
     """
 
     accuracy: float
     loss: float
     samples: int = 0
+    right: str = ""
+    bound: Merit | None = None
+    of: int | None = None
+    same_as: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("accuracy", "loss"):
             value = float(getattr(self, name))
-            object.__setattr__(self, name, value if math.isfinite(value) else math.nan)
+            object.__setattr__(self, name, value if math.isfinite(value) and self.bound is None else math.nan)
         object.__setattr__(self, "samples", int(self.samples))
+        object.__setattr__(self, "of", self.samples if self.of is None else int(self.of))
+
+    @classmethod
+    def stopped(cls, bound: Merit, samples: int, of: int) -> Score:
+        """The score of an evaluation that was stopped after ``samples`` of its samples."""
+        return cls(math.nan, math.nan, samples, bound=bound, of=of)
 
     @property
     def failed(self) -> bool:
-        """Whether the accuracy or the loss is not a number."""
+        """Whether there is nothing to rank by: accuracy or loss is not a number, or the evaluation was stopped."""
         return math.isnan(self.accuracy) or math.isnan(self.loss)
+
+    @property
+    def merit(self) -> Merit:
+        """Accuracy and loss."""
+        return Merit(self.accuracy, self.loss)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, NaN as None; what is not known or does not apply is left out."""
+        value: dict[str, Any] = {
+            "accuracy": None if math.isnan(self.accuracy) else self.accuracy,
+            "loss": None if math.isnan(self.loss) else self.loss,
+            "samples": self.samples,
+        }
+        if self.bound is not None:
+            value |= {"of": self.of, "bound": self.bound._asdict()}
+        if self.right:
+            value["right"] = self.right
+        if self.same_as is not None:
+            value["same_as"] = self.same_as
+        return value
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Score:
+        """Read what :meth:`to_dict` gave; further entries are passed over.
+
+        Raises:
+            KeyError: for a missing entry.
+            TypeError: for an entry of another type.
+        """
+        accuracy, loss = (math.nan if value[name] is None else value[name] for name in ("accuracy", "loss"))
+        bound = Merit(**value["bound"]) if "bound" in value else None
+        return cls(
+            accuracy, loss, value["samples"], value.get("right", ""), bound, value.get("of"), value.get("same_as")
+        )
+
+
+def pack_bits(right: Iterable[bool]) -> str:
+    """Booleans as hexadecimal digits, four to a digit, the first one highest; filled up with zeros at the end."""
+    binary = "".join("1" if one else "0" for one in right)
+    digits = -(-len(binary) // 4)
+    return f"{int(binary.ljust(4 * digits, '0'), 2):0{digits}x}" if binary else ""
+
+
+def bits(packed: str, count: int) -> str:
+    """The first ``count`` of the booleans that :func:`pack_bits` packed, as characters 0 and 1."""
+    return f"{int(packed, 16):0{4 * len(packed)}b}"[:count] if packed else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +156,7 @@ class Candidate:
             "generation": self.generation,
             "origin": self.origin,
             "size": self.size,
-            "accuracy": None if math.isnan(self.score.accuracy) else self.score.accuracy,
-            "loss": None if math.isnan(self.score.loss) else self.score.loss,
-            "samples": self.score.samples,
+            **self.score.to_dict(),
             "structure": self.structure.to_dict(),
         }
 
@@ -97,13 +167,13 @@ class Candidate:
         Raises:
             StructureError: for a structure that does not exist.
             KeyError: for a missing entry.
+            TypeError: for an entry of another type.
         """
-        accuracy, loss = (math.nan if value[name] is None else value[name] for name in ("accuracy", "loss"))
         return cls(
             index=value["index"],
             generation=value["generation"],
             origin=value["origin"],
             structure=Structure(value["structure"]),
             size=value["size"],
-            score=Score(accuracy, loss, value["samples"]),
+            score=Score.from_dict(value),
         )

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, final
 from glora.errors import BudgetError, ConfigError, GloraError
 from glora.space import BoundSpace
 from glora.strategies.operators import legal_sample
-from glora.strategies.score import Candidate, Origin, Proposal, Score
+from glora.strategies.score import Candidate, Merit, Origin, Proposal, Score
 from glora.structure import Structure
 
 __all__ = ["CHILD_TRIES", "Strategy", "fingerprint"]
@@ -93,6 +93,15 @@ class Strategy(ABC):
     def done(self) -> bool:
         """Whether there is nothing left to ask or to tell."""
         return not self._proposals()
+
+    @property
+    def bar(self) -> Merit | None:
+        """What a candidate of the generation asked for must come up to; below that, nothing depends on its score.
+
+        Made of what was told before that generation, so that neither the order of evaluation nor the number of
+        workers matters. None, the default, if every score is needed.
+        """
+        return None
 
     @final
     def ask(self) -> list[Proposal]:
