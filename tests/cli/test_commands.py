@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import shlex
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 import yaml
 from safetensors.torch import load_file
@@ -334,6 +336,25 @@ def test_a_supernet_can_be_searched_by_another_strategy(name: str, tmp_path: Pat
     header, *candidates = (tmp_path / "new" / "search.jsonl").read_text().splitlines()
     assert json.loads(header)["settings"]["strategy"] == RunConfig.load(tmp_path / "new").strategy == name
     assert len(candidates) == 3 * 8
+
+
+def test_a_merge_half_way_gets_a_file_of_its_own_that_says_so(tmp_path: Path) -> None:
+    folder = copy_of(finished(), tmp_path)
+    before = (folder / "merged.safetensors").read_bytes()
+    half = Path(json.loads(succeed("merge", folder, "--alpha", "0.5", "--json").out)["merged"])
+    assert half == folder / "merged-0.5.safetensors"
+    assert (folder / "merged.safetensors").read_bytes() == before
+    for path, alpha in ((half, "0.5 of the way from the pretrained weights"), (folder / "merged.safetensors", "1")):
+        shown = fields_of(succeed("info", path).out)
+        assert shown["alpha"] == alpha
+        assert re.fullmatch(r"logits of merged and adapted model differ by at most \d\.\de-\d\d", shown["verified"])
+
+
+def test_the_call_that_info_shows_loads_a_merged_file(tmp_path: Path) -> None:
+    path = finished() / "merged.safetensors"
+    plain = eval(succeed("info", path).out.split("load by")[1].split("\n")[0], {"timm": timm})
+    assert plain.state_dict().keys() == load_file(path).keys()
+    assert all(tensor.equal(load_file(path)[key]) for key, tensor in plain.state_dict().items())
 
 
 def test_a_merge_may_stop_half_way_to_the_tuned_weights(tmp_path: Path) -> None:

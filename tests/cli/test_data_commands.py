@@ -112,7 +112,7 @@ def test_make_and_make_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         "val": "12",
         "test": "8",
         "seed": "3",
-        "next": f"glora run --data {tmp_path / 'scenes'}",
+        "next": f"glora run --data {tmp_path / 'scenes'} --model NAME",
     }
     again = succeed(*words)
     assert again.err == ""

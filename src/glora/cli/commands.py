@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -79,7 +81,7 @@ def train(config: RunConfig, line: str = "", json: bool = False) -> None:
         made.train()
         report = made.report()
     result = {"supernet": str(made.folder / "supernet.safetensors"), "report": str(report)}
-    print_results(result | {"next": f"glora search {made.folder}"}, json)
+    print_results(result | {"next": f"glora search {shlex.quote(str(made.folder))}"}, json)
 
 
 def search(
@@ -132,7 +134,7 @@ def search(
         "adapter": str(made.folder / "adapter.safetensors"),
         "report": str(report),
     }
-    print_results(result | {"next": f"glora merge {made.folder}"}, json)
+    print_results(result | {"next": f"glora merge {shlex.quote(str(made.folder))}"}, json)
 
 
 def _searched_anew(config: RunConfig, given: dict[str, Any], out: str | None) -> RunConfig:
@@ -171,7 +173,8 @@ def merge(
 
     Args:
         source: a run folder or an adapter file.
-        out: the merged file; merged.safetensors in the run folder, or beside the adapter file, if not given.
+        out: the merged file; if not given, merged.safetensors (merged-0.7.safetensors for an alpha of 0.7) in the run
+            folder, or beside the adapter file.
         alpha: interpolates between the pretrained (0) and the tuned weights (1), which helps under a shift of domain.
         model: name of the backbone, if it is another one than in training (a folder that was moved).
         checkpoint: local weights of the backbone, if they lie elsewhere than in training.
@@ -183,7 +186,9 @@ def merge(
     size = Preprocessing.from_dict(values["preprocessing"]).size
     noise = torch.randn(_NOISE, 3, size, size, generator=torch.Generator().manual_seed(0))
     plain, figures = verified_merge(net, noise, alpha)
-    name = "merged.safetensors" if path.name == "adapter.safetensors" else f"{path.stem}-merged.safetensors"
+    name = "merged" if path.name == "adapter.safetensors" else f"{path.stem}-merged"
+    # A part of the way gets a name of its own: a run's merged.safetensors is that of all the way.
+    name += ".safetensors" if alpha == 1.0 else f"-{alpha:g}.safetensors"
     target = path.with_name(name) if out is None else Path(out)
     if target.is_dir():
         raise ConfigError(f"{target} is a folder: give --out FILE, such as {target / name}")
@@ -243,6 +248,12 @@ def eval_(
         metrics = Metrics.open(folder / "metrics.json")
         looked = {"tested": True} if part in ("test", "all") else {}
         metrics.update(evaluations=[*metrics.values.get("evaluations", []), result], **looked)
+    if part == "all":
+        print(
+            "split all: every image of the folder counts, also those it was trained on (--split test of a run "
+            "folder has none)",
+            file=sys.stderr,
+        )
     print_results(result, json)
 
 

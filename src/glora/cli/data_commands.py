@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -62,7 +63,7 @@ def make(name: str, dir: str, seed: int = 0, test: int | None = None, json: bool
     }
     if json:
         result |= {"made": made.info["name"], "new": made.new, "info": made.info}
-    print_results(result | {"next": f"glora run --data {made.folder}"}, json)
+    print_results(result | {"next": f"glora run --data {shlex.quote(str(made.folder))} --model NAME"}, json)
 
 
 def check(dir: str, json: bool = False) -> None:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from glora import presets
 from glora.backbones import load_backbone
+from glora.backbones.offline import ARCHITECTURE, DINOV2_SMALL
 from glora.checkpoint import read_metadata
 from glora.cli.console import print_json, stdout
 from glora.config import RunConfig
@@ -99,6 +100,23 @@ def _preset_sizes(net: GLoRAModel) -> dict[str, int]:
     return {name: space.bind(shapes, net.bound.bias).largest for name, space in spaces.items()}
 
 
+def _merged_lines(path: Path, values: dict[str, Any]) -> list[tuple[str, str]]:
+    """How a merged file came about, and how to load it without this package."""
+    found = values["verification"]["max_difference"]
+    lines = [
+        ("alpha", f"{values['alpha']:g}{'' if values['alpha'] == 1 else ' of the way from the pretrained weights'}"),
+        ("verified", f"logits of merged and adapted model differ by at most {found:.1e}"),
+    ]
+    name, size = values["backbone"], values["backbone_arguments"].get("size")
+    name = ARCHITECTURE if name == DINOV2_SMALL else name
+    if not name.startswith("hf:"):
+        given = (
+            f"num_classes={len(values['classes'])}, {f'img_size={size}, ' if size else ''}checkpoint_path={str(path)!r}"
+        )
+        lines.append(("load by", f"timm.create_model({name!r}, {given})"))
+    return lines
+
+
 def print_file(path: Path, as_json: bool) -> None:
     """What an adapter, supernet or merged file says of itself."""
     kind, values = read_metadata(path)
@@ -116,6 +134,8 @@ def print_file(path: Path, as_json: bool) -> None:
         lines.append(("images", ", ".join(f"{key} {value}" for key, value in values["preprocessing"].items())))
     if "parameters" in values:
         lines.append(("parameters", f"{values['parameters']:,}"))
+    if kind == "merged":
+        lines += _merged_lines(path, values)
     for name, text in lines:
         console.print(f"{name:<12}{text}", markup=False)
     if "structure" in values:
