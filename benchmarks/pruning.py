@@ -103,7 +103,7 @@ def row(name: str, found: SearchResult, took: tuple[float, float] | None) -> tup
     effort = found.effort
     saved = effort["of"] / effort["sample_evaluations"]
     late = [c.score for c in found.history if c.generation > 0]
-    later = sum(s.of or 0 for s in late) / max(1, sum(s.samples for s in late))
+    later = sum(s.of or 0 for s in late) / max(1, sum(s.samples for s in late if s.same_as is None))
     cells = [
         name,
         f"{sum(first) / len(first):.3f} to {found.winner.score.accuracy:.3f}",

@@ -17,6 +17,7 @@ from planted import bound, two_layers
 from glora.errors import CheckpointError
 from glora.space import BoundSpace, SearchSpace
 from glora.strategies import Batches, Candidate, Evolution, Merit, Score, Scorer, run_search
+from glora.strategies.loop import _Scoring
 from glora.strategies.pruning import Hardness, bar_at
 from glora.strategies.score import Origin, pack_bits
 from glora.structure import LayerStructure, Structure
@@ -282,3 +283,17 @@ def test_a_bound_where_a_score_is_needed_is_noticed(tmp_path: Path) -> None:
     path.write_text("".join([*lines[:2], json.dumps({**value, "structure": structure}) + "\n", *lines[3:]]), "utf-8")
     with pytest.raises(CheckpointError, match="line 3: was stopped where this search needs a whole evaluation"):
         run_search(evolution(two_layers(), 1), Table(40, 4, 1, 0.4), path)
+
+
+def test_equivalents_of_a_generation_are_scored_for_the_lowest_of_their_bars() -> None:
+    """Else the first one is stopped where the second, a smaller one that may be on the front, needs a score."""
+    scoring = _Scoring(Table(4, 2, 0, 0.5), None, prune=True)
+    one, other = Structure({"fc": LayerStructure(E="vector")}), Structure()
+    low, high = Merit(0.5, 1.0), Merit(0.5, 0.9)
+    assert scoring._to_score([one, other, one], [high, high, low]) == {0: low, 1: high}
+    assert scoring._to_score([one, one], [low, high]) == {0: low}
+    assert scoring._to_score([one, one], [low, None]) == {0: None}
+    stopped = Candidate(0, 0, "random", one, 10, Score.stopped(Merit(0.5, 0.95), 2, 4))
+    scoring._known[one] = stopped
+    assert scoring._to_score([one, one, one], [high, low, high]) == {1: low}
+    assert scoring._to_score([one], [None]) == {0: None}
