@@ -17,7 +17,7 @@ from glora.gains import GainPolicy
 from glora.precision import native_precision
 from glora.space import BiasPolicy, SearchSpace
 from glora.strategies.evolution import check_evolution
-from glora.train.settings import TrainSettings
+from glora.train.settings import PathRule, TrainSettings
 
 __all__ = ["RunConfig", "parse_count"]
 
@@ -67,6 +67,12 @@ class RunConfig:
         lr: peak learning rate of AdamW.
         weight_decay: of AdamW.
         warmup_epochs: epochs of linear warm-up, at most a tenth of all.
+        paths: how the supernet's training draws structures: uniform, fair, sandwich or warmup, see docs/training.md.
+        path_warmup: share of the training over which paths=warmup moves from the largest structure to random ones.
+        none_rate: probability that a tensor is drawn as none where it may be; as any other form if not given.
+        ema: decay of the moving average of the trained tensors that is kept, such as 0.99; 0 for the last values.
+        lr_scale: factors of the learning rate by what a tensor acts as, and for the head: "{vector: 2, head: 0.5}".
+        consistency: weight of the divergence between two structures on the same batch; costs a second forward.
         batch_size: images in a training step.
         eval_batch_size: images in a forward of an evaluation; 25 to 50 is fastest on a CPU.
         drop_path: rate of stochastic depth in training; 0.1 where the model has any, if not given.
@@ -107,6 +113,12 @@ class RunConfig:
     lr: float = 1e-3
     weight_decay: float = 1e-4
     warmup_epochs: int = 10
+    paths: PathRule = "uniform"
+    path_warmup: float = 0.25
+    none_rate: float | None = None
+    ema: float = 0.0
+    lr_scale: dict[str, float] | None = None
+    consistency: float = 0.0
     batch_size: int = 64
     eval_batch_size: int = 50
     drop_path: float | None = None
@@ -192,6 +204,12 @@ class RunConfig:
             precision=native_precision() if self.precision == "auto" else self.precision,
             checkpoint_blocks=self.checkpoint_blocks,
             seed=self.seed,
+            paths=self.paths,
+            path_warmup=self.path_warmup,
+            none_rate=self.none_rate,
+            ema=self.ema,
+            lr_scale=self.lr_scale,
+            consistency=self.consistency,
         )
 
     def check(self, folder: Path) -> None:
