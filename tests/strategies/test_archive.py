@@ -36,7 +36,9 @@ def test_the_file_is_one_header_and_one_line_per_candidate(tmp_path: Path) -> No
         "origin": "random",
         "size": 12,
         "accuracy": 0.5,
+        "accuracy_error": (1 / 32) ** 0.5,
         "loss": 1.25,
+        "loss_error": None,
         "samples": 8,
         "structure": {"blöcke.2": {"B": "rank-4", "E": "vector"}},
     }

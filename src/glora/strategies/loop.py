@@ -6,15 +6,37 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from glora.errors import CheckpointError, GloraError
+from glora.soup import Soup
 from glora.strategies.archive import History, front
 from glora.strategies.score import Candidate, Proposal, Score
 from glora.strategies.strategy import Strategy
 from glora.structure import Structure
 
-__all__ = ["SearchResult", "run_search"]
+__all__ = ["SearchResult", "Select", "Tie", "run_search"]
+
+Select = Literal["best", "smallest", "soup"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tie:
+    """A candidate that the data cannot tell from the best one.
+
+    Attributes:
+        candidate: which.
+        difference: by how much the best is better, in the fitness, on the same samples.
+        error: standard error of that difference, from the samples' own differences.
+    """
+
+    candidate: Candidate
+    difference: float
+    error: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, the candidate by its index."""
+        return {"index": self.candidate.index, "difference": self.difference, "error": self.error}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,23 +44,41 @@ class SearchResult:
     """What a search found.
 
     Attributes:
-        winner: the candidate of the highest accuracy, then the lowest loss, then the fewest parameters.
-        front: the Pareto front of accuracy against size, from small to large.
+        winner: the candidate that was selected: mostly the one that ranks highest.
+        front: the Pareto front of fitness against size, from small to large.
         history: every candidate, in the order scored.
+        ties: candidates not distinguishably worse than the highest ranking one, which is among them, from small to
+            large; of those that were looked at once more, see :func:`glora.selection.choose`.
+        soup: the mean of subnets to use instead of the winner, or None.
+        select: how winner and soup were selected.
     """
 
     winner: Candidate
     front: tuple[Candidate, ...]
     history: tuple[Candidate, ...]
+    ties: tuple[Tie, ...] = ()
+    soup: Soup | None = None
+    select: Select = "best"
 
     @property
     def best(self) -> Structure:
         """The winner's structure."""
         return self.winner.structure
 
+    @property
+    def chosen(self) -> Structure | Soup:
+        """What to use: the soup if there is one, else the winner's structure."""
+        return self.winner.structure if self.soup is None else self.soup
+
     def to_dict(self) -> dict[str, Any]:
-        """The winner and the front as plain values, for ``structure.json``."""
-        return {"best": self.winner.to_dict(), "front": [candidate.to_dict() for candidate in self.front]}
+        """All but the history as plain values, for ``structure.json``."""
+        return {
+            "best": self.winner.to_dict(),
+            "select": self.select,
+            "ties": [tie.to_dict() for tie in self.ties],
+            **({} if self.soup is None else {"soup": self.soup.to_dict()}),
+            "front": [candidate.to_dict() for candidate in self.front],
+        }
 
 
 def run_search(

@@ -1,0 +1,99 @@
+"""Choosing among the candidates of a search with an eye to noise: what is really worse, the smallest, the soup."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from glora.evaluate import Outcomes
+from glora.soup import Soup
+from glora.strategies import Candidate, Fitness, SearchResult, Select, Tie
+from glora.structure import Structure
+
+__all__ = ["choose", "greedy_soup", "paired"]
+
+# How many of the best candidates are looked at once more, beside those of the front, and may go into a soup.
+_POOL = 20
+# How often the pool is gone through for a soup: the second time, a subnet may get more weight.
+_ROUNDS = 3
+# A single sample more that is right makes difference and error equal but for rounding: it is no evidence.
+_ROUNDING = 1 + 1e-9
+
+Judge = Callable[[Structure | Soup], Outcomes]
+
+
+def choose(
+    found: SearchResult,
+    judge: Judge,
+    select: Select = "best",
+    fitness: Fitness = "accuracy",
+    known: Mapping[str, Any] | None = None,
+) -> SearchResult:
+    """Find the candidates that are not distinguishably worse than the best, and select what to use.
+
+    The front and the 20 best candidates are judged once more, sample by sample: one counts as worse than the best only
+    if the mean of the differences on the same samples is above its own standard error. ``smallest`` takes the smallest
+    of those that are not (the one-standard-error rule of Breiman et al. 1984, paired), ``soup`` the greedy soup.
+
+    Args:
+        found: what :func:`glora.strategies.run_search` gave.
+        judge: outcomes of a structure or soup on the samples that the search was scored on.
+        select: "best", "smallest" or "soup".
+        fitness: what the search ranked by.
+        known: what ``to_dict`` of the result of this very choice gave before; read instead of judging anew.
+    """
+    if known is not None and known.get("select") == select:
+        ties = [Tie(found.history[tie["index"]], tie["difference"], tie["error"]) for tie in known["ties"]]
+        soup = Soup.from_dict(known["soup"]) if "soup" in known else None
+        winner = found.history[known["best"]["index"]]
+        return replace(found, winner=winner, ties=tuple(ties), soup=soup, select=select)
+    top = found.winner
+    pool = sorted((c for c in found.history if not c.score.failed), key=Candidate.rank_key, reverse=True)[:_POOL]
+    best = judge(top.structure)
+    ties = []
+    for candidate in {c.index: c for c in (*pool, *found.front)}.values():
+        difference, error = paired(best, judge(candidate.structure), fitness) if candidate is not top else (0.0, 0.0)
+        if difference <= error * _ROUNDING:
+            ties.append(Tie(candidate, difference, error))
+    ties.sort(key=lambda tie: (tie.candidate.size, *(-x for x in tie.candidate.score.key), tie.candidate.index))
+    winner = ties[0].candidate if select == "smallest" else top
+    soup = greedy_soup(pool, judge, fitness) if select == "soup" else None
+    return replace(found, winner=winner, ties=tuple(ties), soup=soup, select=select)
+
+
+def paired(best: Outcomes, other: Outcomes, fitness: Fitness = "accuracy") -> tuple[float, float]:
+    """By how much the first is better on the same samples in the mean, and the standard error of that."""
+    better = best.correct.double() - other.correct.double() if fitness == "accuracy" else other.losses - best.losses
+    error = better.std().item() / len(better) ** 0.5 if len(better) > 1 else 0.0
+    return better.mean().item(), error
+
+
+def greedy_soup(pool: Sequence[Candidate], judge: Judge, fitness: Fitness = "accuracy") -> Soup | None:
+    """Add subnets to a soup, best first, as long as each makes it better (Wortsman et al. 2022, arXiv 2203.05482).
+
+    Gone through up to three times, so that a subnet that helps again weighs twice (Caruana et al. 2004). Better means
+    what it means in the search, on the same samples.
+
+    Args:
+        pool: candidates, the best first.
+        judge: as in :func:`choose`.
+        fitness: what ranks first.
+
+    Returns:
+        The soup, or None if none is better than the best subnet alone.
+    """
+    counts = {pool[0].structure: 1}
+    best = judge(pool[0].structure).score(fitness)
+    for turn in range(_ROUNDS):
+        before = dict(counts)
+        for candidate in pool[1:] if turn == 0 else pool:
+            trial = counts | {candidate.structure: counts.get(candidate.structure, 0) + 1}
+            if len(trial) == 1:
+                continue
+            score = judge(Soup.of(trial)).score(fitness)
+            if not score.failed and score.key > best.key:
+                counts, best = trial, score
+        if counts == before:
+            break
+    return Soup.of(counts) if len(counts) > 1 else None
