@@ -32,6 +32,7 @@ LAYERS = {
     "blend": 2,
     "train": 3,
     "evaluate": 3,
+    "evidence": 3,
     "folds": 3,
     "metrics": 3,
     "data": 3,

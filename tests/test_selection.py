@@ -199,10 +199,13 @@ def test_the_greedy_soup_takes_what_helps() -> None:
         return outcome("1" * right + "0" * (100 - right))
 
     pool = [Candidate(i, 0, "random", NAMES[name], 5, Score(0.5, 1.0)) for i, name in enumerate("abcd")]
-    assert greedy_soup(pool, judge) == Soup((NAMES["a"], NAMES["c"]), (1 / 3, 2 / 3))
+    soup, score = greedy_soup(pool, judge)
+    assert soup == Soup((NAMES["a"], NAMES["c"]), (1 / 3, 2 / 3))
+    assert score is not None
+    assert score.accuracy == 0.7
     assert tried[:4] == [{"a": 1}, {"a": 1, "b": 1}, {"a": 1, "c": 1}, {"a": 1, "c": 1, "d": 1}]
-    assert greedy_soup(pool, lambda _: outcome("10")) is None
-    assert greedy_soup(pool[:1], judge) is None
+    assert greedy_soup(pool, lambda _: outcome("10")) == (None, None)
+    assert greedy_soup(pool[:1], judge) == (None, None)
 
 
 @pytest.mark.parametrize("fitness", ["accuracy", "loss"])
@@ -215,7 +218,8 @@ def test_a_soup_is_better_on_validation_than_its_best_subnet(fitness: Any) -> No
             made += 1
             score = Evaluator(net, TensorSamples(X, Y), fitness=fitness)
             assert found.chosen is found.soup
-            assert score(found.soup).key > score(found.best).key
+            assert score(found.soup) == found.score
+            assert found.score.key > score(found.best).key
             assert set(found.soup.structures) <= {c.structure for c in found.history}
             known = search(net, (X, Y), select="soup", fitness=fitness, known=found.to_dict(), **SMALL)
             assert known == found

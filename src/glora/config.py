@@ -13,9 +13,11 @@ import yaml
 from glora import presets
 from glora.errors import ConfigError
 from glora.files import write_text
+from glora.find import Signal, check_signal
 from glora.gains import GainPolicy
 from glora.precision import native_precision
 from glora.space import BiasPolicy, SearchSpace
+from glora.strategies import Select
 from glora.strategies.evolution import check_evolution
 from glora.train.settings import PathRule, TrainSettings
 
@@ -24,9 +26,18 @@ __all__ = ["RunConfig", "parse_count"]
 _PRESET = re.compile(r"(lora|repadapter)-([1-9]\d*)|(ssf|ia3|bitfit|prompt|frozen)")
 # What may still change while the search has not begun; the other settings, while the training has not.
 _OF_THE_SEARCH = frozenset(
-    "budget eval_batch_size generations population parents mutants crossovers mutation finetune_epochs baselines "
-    "random_subnets".split()
+    "budget eval_batch_size generations population parents mutants crossovers mutation fitness folds select "
+    "finetune_epochs baselines random_subnets tau tau_epochs".split()
 )
+_LEAST = {
+    "eval_batch_size": 1,
+    "finetune_epochs": 0,
+    "folds": 2,
+    "random_subnets": 0,
+    "seed": 0,
+    "tau": 0,
+    "tau_epochs": 1,
+}
 _SUFFIXES = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
 
 
@@ -85,9 +96,18 @@ class RunConfig:
         mutants: of a generation, made by mutation.
         crossovers: of a generation, made by crossover.
         mutation: probability with which a mutation redraws each form.
+        fitness: what structures are ranked by: accuracy or loss on the validation images; or cv or cv-loss, the same by
+            cross-validation over training and validation images, which trains a further supernet for each fold.
+        folds: of a cross-validated fitness.
+        select: take the best structure; the smallest of those that are not distinguishably worse; or a soup, the mean
+            of the weights of several.
         finetune_epochs: further passes over the training set for the chosen subnet alone, from the supernet's weights.
-        baselines: also train a linear probe and a uniform LoRA of at least the found size, equally long.
+        baselines: what to train equally long and compare with: none; probe+lora, a linear probe and a uniform LoRA of
+            at least the found size; or all, SSF, BitFit and uniform A low-rank with C and D vectors too. But for none,
+            random structures are scored too, as many as the search scored.
         random_subnets: random subnets within the budget to compare with.
+        tau: structures to train alone, for Kendall's tau between their scores in the supernet and on their own.
+        tau_epochs: epochs of each of these trainings.
         val_fraction: share of the training images held out for validation, where there is no split.
         test_fraction: share of the images held out for the test, where there is no split.
         skip_bad: go on without files that are no readable images, and count them.
@@ -131,9 +151,14 @@ class RunConfig:
     mutants: int = 25
     crossovers: int = 25
     mutation: float = 0.2
+    fitness: Signal = "accuracy"
+    folds: int = 5
+    select: Select = "best"
     finetune_epochs: int = 0
-    baselines: bool = True
+    baselines: Literal["none", "probe+lora", "all"] = "probe+lora"
     random_subnets: int = 20
+    tau: int = 0
+    tau_epochs: int = 10
     val_fraction: float = 0.2
     test_fraction: float = 0.2
     skip_bad: bool = False
@@ -146,9 +171,14 @@ class RunConfig:
             object.__setattr__(self, "budget", parse_count(self.budget))
         if self.out is None:
             object.__setattr__(self, "out", str(Path("runs") / (Path(self.data).resolve().name or "run")))
-        for name, least in (("eval_batch_size", 1), ("finetune_epochs", 0), ("random_subnets", 0), ("seed", 0)):
+        for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {least} or more, not {getattr(self, name)}")
+        if self.tau == 1:
+            raise ConfigError("tau is 0, or 2 structures or more to correlate, not 1")
+        if self.baselines not in ("none", "probe+lora", "all"):
+            raise ConfigError(f"baselines is none, probe+lora or all, not {self.baselines!r}")
+        check_signal(self.fitness, self.select)
         self.search_space()
         self.train_settings()
         check_evolution(

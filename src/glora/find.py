@@ -29,11 +29,11 @@ _SIGNALS = ("accuracy", "loss", "cv", "cv-loss")
 _SELECTS = ("best", "smallest", "soup")
 
 
-def check_signal(fitness: str, select: str) -> None:
+def check_signal(fitness: str, select: str | None) -> None:
     """Raise ConfigError for a fitness or selection that does not exist."""
     if fitness not in _SIGNALS:
         raise ConfigError(f"fitness must be one of {', '.join(_SIGNALS)}, not {fitness!r}")
-    if select not in _SELECTS:
+    if select is not None and select not in _SELECTS:
         raise ConfigError(f"select must be one of {', '.join(_SELECTS)}, not {select!r}")
 
 
@@ -50,7 +50,7 @@ def search(
     probability: float = 0.2,
     fitness: Signal = "accuracy",
     folds: Sequence[Fold] | None = None,
-    select: Select = "best",
+    select: Select | None = "best",
     known: Mapping[str, Any] | None = None,
     seed: int = 0,
     batch_size: int = 50,
@@ -78,7 +78,7 @@ def search(
             held-out samples of ``folds``.
         folds: from :func:`glora.folds.train_folds`, for "cv" and "cv-loss"; ``val_data`` is not used then.
         select: "best"; "smallest" of those that are not distinguishably worse; or "soup", the mean of several, see
-            :func:`glora.selection.choose`.
+            :func:`glora.selection.choose`. None takes the best and judges none of them once more.
         known: what ``to_dict`` gave of the result of this very search, whose selection is read instead of repeated.
         seed: of the evolution's draws.
         batch_size: of the evaluations; 25 to 50 is fastest on a CPU.
@@ -128,7 +128,7 @@ def search(
         settings = {"fitness": fitness, "batch_size": batch_size, "precision": precision}
         about = _scored_by(net, supernet, parts) | settings
     found = run_search(strategy, evaluator, path, on_candidate, about=about)
-    return choose(found, evaluator.outcomes, select, by, known)
+    return found if select is None else choose(found, evaluator.outcomes, select, by, known)
 
 
 def _scored_by(net: GLoRAModel, supernet: Sequence[Tensor], parts: Sequence[Samples]) -> dict[str, str]:

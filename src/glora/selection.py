@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from glora.errors import CheckpointError
 from glora.evaluate import Outcomes
 from glora.soup import Soup
-from glora.strategies import Candidate, Fitness, SearchResult, Select, Tie
+from glora.strategies import Candidate, Fitness, Score, SearchResult, Select, Tie
 from glora.structure import Structure
 
-__all__ = ["choose", "greedy_soup", "paired"]
+__all__ = ["choose", "greedy_soup", "known_choice", "paired"]
 
 # How many of the best candidates are looked at once more, beside those of the front, and may go into a soup.
 _POOL = 20
@@ -45,9 +48,9 @@ def choose(
     """
     if known is not None and known.get("select") == select:
         ties = [Tie(found.history[tie["index"]], tie["difference"], tie["error"]) for tie in known["ties"]]
-        soup = Soup.from_dict(known["soup"]) if "soup" in known else None
+        made = (Soup.from_dict(known["soup"]), Score.from_dict(known["soup"])) if "soup" in known else (None, None)
         winner = found.history[known["best"]["index"]]
-        return replace(found, winner=winner, ties=tuple(ties), soup=soup, select=select)
+        return replace(found, winner=winner, ties=tuple(ties), soup=made[0], soup_score=made[1], select=select)
     top = found.winner
     pool = sorted((c for c in found.history if not c.score.failed), key=Candidate.rank_key, reverse=True)[:_POOL]
     best = judge(top.structure)
@@ -58,8 +61,22 @@ def choose(
             ties.append(Tie(candidate, difference, error))
     ties.sort(key=lambda tie: (tie.candidate.size, *(-x for x in tie.candidate.score.key), tie.candidate.index))
     winner = ties[0].candidate if select == "smallest" else top
-    soup = greedy_soup(pool, judge, fitness) if select == "soup" else None
-    return replace(found, winner=winner, ties=tuple(ties), soup=soup, select=select)
+    soup, score = greedy_soup(pool, judge, fitness) if select == "soup" else (None, None)
+    return replace(found, winner=winner, ties=tuple(ties), soup=soup, soup_score=score, select=select)
+
+
+def known_choice(path: Path) -> dict[str, Any] | None:
+    """What ``structure.json`` says was chosen, for :func:`choose`; None if there is no such file.
+
+    Raises:
+        CheckpointError: if it is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}): delete it to select once more") from error
 
 
 def paired(best: Outcomes, other: Outcomes, fitness: Fitness = "accuracy") -> tuple[float, float]:
@@ -69,7 +86,9 @@ def paired(best: Outcomes, other: Outcomes, fitness: Fitness = "accuracy") -> tu
     return better.mean().item(), error
 
 
-def greedy_soup(pool: Sequence[Candidate], judge: Judge, fitness: Fitness = "accuracy") -> Soup | None:
+def greedy_soup(
+    pool: Sequence[Candidate], judge: Judge, fitness: Fitness = "accuracy"
+) -> tuple[Soup, Score] | tuple[None, None]:
     """Add subnets to a soup, best first, as long as each makes it better (Wortsman et al. 2022, arXiv 2203.05482).
 
     Gone through up to three times, so that a subnet that helps again weighs twice (Caruana et al. 2004). Better means
@@ -81,7 +100,7 @@ def greedy_soup(pool: Sequence[Candidate], judge: Judge, fitness: Fitness = "acc
         fitness: what ranks first.
 
     Returns:
-        The soup, or None if none is better than the best subnet alone.
+        The soup and its score, or None twice if none is better than the best subnet alone.
     """
     counts = {pool[0].structure: 1}
     best = judge(pool[0].structure).score(fitness)
@@ -96,4 +115,4 @@ def greedy_soup(pool: Sequence[Candidate], judge: Judge, fitness: Fitness = "acc
                 counts, best = trial, score
         if counts == before:
             break
-    return Soup.of(counts) if len(counts) > 1 else None
+    return (Soup.of(counts), best) if len(counts) > 1 else (None, None)

@@ -20,6 +20,7 @@ from glora.demo import demo_config
 from glora.errors import ConfigError
 from glora.evaluate import evaluate
 from glora.files import locked, replacing
+from glora.find import Signal
 from glora.inference import adapter_of, labelled_part, open_adapter, open_classifier
 from glora.inference import predict as classify
 from glora.metrics import Metrics
@@ -27,6 +28,7 @@ from glora.precision import Precision, native_precision
 from glora.report import write_report
 from glora.run import Run
 from glora.space import BiasPolicy
+from glora.strategies import Select
 from glora.train.processes import Processes
 from glora.verify import verified_merge
 
@@ -89,6 +91,8 @@ def search(
     budget: int | str | None = None,
     generations: int | None = None,
     population: int | None = None,
+    fitness: Signal | None = None,
+    select: Select | None = None,
     finetune_epochs: int | None = None,
     json: bool = False,
 ) -> None:
@@ -100,12 +104,16 @@ def search(
         budget: most adapter parameters, such as 300k; as in the run if not given, and so is what follows.
         generations: of the evolution, after a first one of random structures.
         population: candidates in a generation; half of them are mutants, half crossovers, a fifth become parents.
+        fitness: what structures are ranked by: accuracy, loss, cv or cv-loss.
+        select: best, smallest of those that are not distinguishably worse, or a soup of several.
         finetune_epochs: further epochs for the chosen subnet alone.
         json: print the results as JSON.
     """
     given: dict[str, Any] = {
         "budget": None if budget is None else parse_count(budget),
         "generations": generations,
+        "fitness": fitness,
+        "select": select,
         "finetune_epochs": finetune_epochs,
     }
     if population is not None:
@@ -115,12 +123,14 @@ def search(
     with ConsoleProgress() as progress:
         made = Run(config, progress)
         with locked(made.folder):
-            best = made.search().winner
+            found = made.search()
             made.tune()
             report = made.report()
     result = {
-        "val_accuracy": best.score.accuracy,
-        "parameters": best.size,
+        "val_accuracy": found.score.accuracy,
+        "parameters": made.size,
+        "soup_of": None if found.soup is None else len(found.soup.weights),
+        "no_worse": len(found.ties),
         "structure": str(made.folder / "structure.json"),
         "adapter": str(made.folder / "adapter.safetensors"),
         "report": str(report),
@@ -180,7 +190,8 @@ def merge(
     target = path.with_name(name) if out is None else Path(out)
     if target.is_dir():
         raise ConfigError(f"{target} is a folder: give --out FILE, such as {target / name}")
-    about = {key: values[key] for key in ("backbone", "backbone_arguments", "classes", "preprocessing", "structure")}
+    kept = ("backbone", "backbone_arguments", "classes", "preprocessing", "structure", "soup")
+    about = {key: values[key] for key in kept if key in values}
     save_merged(plain, target, about | {"alpha": alpha, "verification": figures})
     result: dict[str, Any] = {"merged": str(target), "alpha": alpha, **figures}
     print_results(result | {"created_biases": list(net.created_biases())}, json)

@@ -50,6 +50,7 @@ class SearchResult:
         ties: candidates not distinguishably worse than the highest ranking one, which is among them, from small to
             large; of those that were looked at once more, see :func:`glora.selection.choose`.
         soup: the mean of subnets to use instead of the winner, or None.
+        soup_score: of the soup, on the same samples as the candidates.
         select: how winner and soup were selected.
     """
 
@@ -58,6 +59,7 @@ class SearchResult:
     history: tuple[Candidate, ...]
     ties: tuple[Tie, ...] = ()
     soup: Soup | None = None
+    soup_score: Score | None = None
     select: Select = "best"
 
     @property
@@ -70,13 +72,18 @@ class SearchResult:
         """What to use: the soup if there is one, else the winner's structure."""
         return self.winner.structure if self.soup is None else self.soup
 
+    @property
+    def score(self) -> Score:
+        """The score of what was chosen."""
+        return self.winner.score if self.soup_score is None else self.soup_score
+
     def to_dict(self) -> dict[str, Any]:
         """All but the history as plain values, for ``structure.json``."""
         return {
             "best": self.winner.to_dict(),
             "select": self.select,
             "ties": [tie.to_dict() for tie in self.ties],
-            **({} if self.soup is None else {"soup": self.soup.to_dict()}),
+            **({"soup": self.soup.to_dict() | self.soup_score.to_dict()} if self.soup and self.soup_score else {}),
             "front": [candidate.to_dict() for candidate in self.front],
         }
 
