@@ -101,7 +101,7 @@ def search(
             held-out samples of ``folds``.
         folds: from :func:`glora.crossval.train_folds`, for "cv" and "cv-loss"; ``val_data`` is not used then.
         select: "best"; "smallest" of those that are not distinguishably worse; or "soup", the mean of several, see
-            :func:`glora.selection.choose`. None takes the best and judges none of them once more.
+            :func:`glora.selection.choose`. None takes the best and compares none of them.
         known: what ``to_dict`` gave of the result of this very search, whose selection is read instead of repeated.
         seed: of the strategy's draws.
         batch_size: of the evaluations; 25 to 50 is fastest on a CPU.

@@ -20,7 +20,7 @@ from glora.structure import Structure
 
 __all__ = ["POOL", "choose", "greedy_soup", "known_choice", "paired"]
 
-# How many of the best candidates are looked at once more, beside those of the front, and may go into a soup.
+# How many of the best candidates are compared with the best one, beside those of the front, and may go into a soup.
 POOL = 20
 # How often the pool is gone through for a soup: the second time, a subnet may get more weight.
 _ROUNDS = 3

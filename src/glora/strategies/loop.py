@@ -50,7 +50,7 @@ class SearchResult:
         front: the Pareto front of fitness against size, from small to large.
         history: every candidate, in the order scored.
         ties: candidates not distinguishably worse than the highest ranking one, which is among them, from small to
-            large; of those that were looked at once more, see :func:`glora.selection.choose`.
+            large; of those that were compared with it, see :func:`glora.selection.choose`.
         soup: the mean of subnets to use instead of the winner, or None.
         soup_score: of the soup, on the same samples as the candidates.
         select: how winner and soup were selected.
