@@ -17,6 +17,7 @@ from glora.data.samples import Samples
 from glora.errors import CheckpointError, ConfigError, DataError, GloraError, TargetError
 from glora.evaluate import logits_of
 from glora.precision import autocast
+from glora.structure import Structure
 from glora.train.average import Average
 from glora.train.checkpointing import checkpointed_modules
 from glora.train.paths import Paths
@@ -126,11 +127,11 @@ class Loop:
     def _step(self, batch: Tensor, progress: float) -> Tensor:
         self.lr = learning_rate(self.settings, progress)
         structure = self.paths(self.step)
+        self.net.activate(structure)
         mine = batch[self.processes.index :: self.processes.count]
         labels, inputs = self.train.labels[mine].to(self.device), self.train.inputs(mine).to(self.device)
         with autocast(self.device, self.settings.precision):
-            wanted = self._twin_logits(inputs) if self.twins else None
-            self.net.activate(structure)
+            wanted = self._twin_logits(inputs, structure) if self.twins else None
             logits = logits_of(self.net(inputs))
             if self.step == 0:
                 self._check_first(logits)
@@ -152,10 +153,12 @@ class Loop:
         return loss
 
     @torch.no_grad()
-    def _twin_logits(self, inputs: Tensor) -> Tensor:
-        """What a second structure gives, as it is: a target, so that each backward is of one structure only."""
+    def _twin_logits(self, inputs: Tensor, structure: Structure) -> Tensor:
+        """What a second structure gives, as it is: a target, so that each backward is of ``structure`` only."""
         self.net.activate(self.paths.twin(self.step))
-        return logits_of(self.net(inputs)).float()
+        logits = logits_of(self.net(inputs)).float()
+        self.net.activate(structure)
+        return logits
 
     def _loss(self, logits: Tensor, labels: Tensor, wanted: Tensor | None) -> Tensor:
         """The sum over a batch of cross-entropy and, with ``wanted``, of the divergence from it."""
