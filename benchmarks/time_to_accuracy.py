@@ -25,7 +25,8 @@ from glora.backbones import load_backbone
 from glora.data import LabelledData, Preprocessing, label_data, list_data
 from glora.evaluate import evaluate
 from glora.precision import Precision, autocast
-from glora.train.schedule import draw_structure, image_order, learning_rate
+from glora.train.paths import Paths
+from glora.train.schedule import image_order, learning_rate
 
 SUBNETS = 8
 
@@ -102,11 +103,10 @@ def contestants(data: LabelledData, size: int, settings: TrainSettings, device: 
     names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name != "head"]
     lora = peft.get_peft_model(model, peft.LoraConfig(r=4, lora_alpha=4, target_modules=names))
     lora.base_model.model.head.requires_grad_(True)
+    paths = Paths(net.bound, settings, 0)
     slow = TrainSettings(**{**vars_of(settings), "lr": settings.lr / 10})
     return {
-        "glora supernet, random subnets": Contestant(
-            net, settings, lambda step: net.activate(draw_structure(net.bound, settings.seed, step)), subnets
-        ),
+        "glora supernet, random subnets": Contestant(net, settings, lambda step: net.activate(paths(step)), subnets),
         "PEFT LoRA, rank 4": Contestant(lora.eval(), settings),
         "full fine-tuning, a tenth of the rate": Contestant(fresh().eval(), slow),
     }

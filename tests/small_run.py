@@ -46,6 +46,7 @@ SMALL: dict[str, Any] = {
 FILES = {
     "adapter.safetensors",
     "config.yaml",
+    "correct.json",
     "merged.safetensors",
     "metrics.json",
     "report.html",
@@ -253,7 +254,7 @@ def finished() -> Path:
 @cache
 def finished_hf() -> Path:
     """The folder of a finished ``glora run`` on the ViT of transformers, without baselines; not to be changed."""
-    succeed("run", *flags(hf_settings(baselines=False)), "--out", home() / "finished-hf")
+    succeed("run", *flags(hf_settings(baselines="none")), "--out", home() / "finished-hf")
     return home() / "finished-hf"
 
 

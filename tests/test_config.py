@@ -195,7 +195,7 @@ def test_every_setting_comes_back_from_the_folder(tmp_path: Path) -> None:
         epochs=3,
         lr=1e-4,
         drop_path=0.0,
-        baselines=False,
+        baselines="none",
         skip_bad=True,
         seed=11,
         out=str(tmp_path),

@@ -21,7 +21,7 @@ import glora
 from glora import GLoRAModel, SearchSpace, Structure, presets, search
 from glora.data import TensorSamples
 from glora.errors import BudgetError, CheckpointError, ConfigError, DataError
-from glora.evaluate import Evaluator
+from glora.evaluate import Evaluator, Outcomes
 from glora.strategies import Candidate, RandomSearch, Score, StrategyName, run_search
 from glora.strategies.score import bits
 from helpers import MLP, randomise, randomise_backbone, some_structure
@@ -158,6 +158,9 @@ class Counting:
     def __call__(self, _: Structure) -> Score:
         type(self).calls += 1
         return Score(self.calls / 1000, 1.0, 1)
+
+    def outcomes(self, _: Structure) -> Outcomes:
+        return Outcomes(torch.ones(2, dtype=torch.bool), torch.ones(2, dtype=torch.float64))
 
 
 def test_the_last_generation_counts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -389,7 +392,9 @@ def test_a_finished_search_is_replayed_without_an_evaluation(tmp_path: Path, mon
     with monkeypatch.context() as undone:
         undone.setattr("glora.find.Evaluator", Counting)
         wanted = search(net_of(), (X, labels), history=tmp_path / "s", **SMALL)
-    found = search(net_of(), (X, labels), history=tmp_path / "s", on_candidate=seen.append, **SMALL)
+    found = search(
+        net_of(), (X, labels), history=tmp_path / "s", on_candidate=seen.append, known=wanted.to_dict(), **SMALL
+    )
     assert found == wanted
     assert tuple(seen) == wanted.history
 

@@ -113,7 +113,7 @@ def test_an_adapter_on_other_weights_is_refused_with_the_layer(tmp_path: Path) -
 
 def test_backbone_weights_may_have_moved_and_a_merged_file_needs_none(tmp_path: Path) -> None:
     before = write_weights(tmp_path / "before.safetensors")
-    settings = timm_settings(checkpoint=str(before), epochs=1, baselines=False, random_subnets=0)
+    settings = timm_settings(checkpoint=str(before), epochs=1, baselines="none", random_subnets=0)
     complete(settings, tmp_path / "run")
     images = [pictures() / "red"]
     wanted = found_in(tmp_path / "run", images)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -71,7 +72,7 @@ def bytes_of(folder: Path, *names: str) -> list[bytes]:
 
 def test_a_finished_folder_holds_every_file_of_the_design_and_nothing_temporary() -> None:
     baselines = {"baselines/linear-probe.safetensors", "baselines/uniform-LoRA-rank-1.safetensors"}
-    assert names_in(finished()) == FILES | baselines
+    assert names_in(finished()) == FILES | baselines | {"random.jsonl"}
     assert names_in(finished_hf()) == FILES
 
 
@@ -123,7 +124,7 @@ def test_the_search_scores_the_inherited_weights_on_the_validation_images(tmp_pa
 
 def test_it_learns_the_colours() -> None:
     table = read_json(finished() / "metrics.json")["table"]
-    assert len(table) == 5
+    assert len(table) == 6
     # chance is a third; random subnets vary
     assert all(row["val_accuracy"] > 0.6 and row["test_accuracy"] > 0.6 for row in table)
     assert all(row["test_accuracy"] > 0.9 for row in table if "searched" in row["method"])
@@ -138,7 +139,7 @@ def test_the_folder_records_what_the_run_was_made_of() -> None:
     assert found["head_size"] == 64 * 3 + 3
     assert found["command"].startswith("glora run --data=")
     assert found["versions"]["torch"] == version("torch")
-    stages = {"supernet", "search", "fine-tuning", "linear probe", "uniform LoRA, rank 1"}
+    stages = {"supernet", "search", "fine-tuning", "linear probe", "uniform LoRA, rank 1", "random search"}
     assert set(found["seconds"]) == stages
 
 
@@ -247,7 +248,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_files(
     assert told.bars == {"supernet": ["supernet", "search", "fine-tuning"]}.get(label, ["search", "fine-tuning"])
     names = ("adapter.safetensors", "merged.safetensors", "supernet.safetensors", "search.jsonl", "structure.json")
     assert bytes_of(tmp_path, *names) == bytes_of(finished(), *names)
-    assert names_in(tmp_path) == FILES - {"report.html"}
+    assert names_in(tmp_path) == FILES - {"correct.json", "report.html"}
 
 
 def test_nothing_is_trained_twice_after_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,12 +292,13 @@ def test_a_mended_setting_is_taken_while_nothing_has_been_done(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("lr", 0.02), ("budget", 2000), ("space", "paper"), ("population", 9), ("seed", 3), ("baselines", False)],
+    [("lr", 0.02), ("budget", 2000), ("space", "paper"), ("population", 9), ("seed", 3), ("baselines", "none")],
 )
 def test_a_folder_with_another_setting_is_refused_by_name(name: str, value: Any) -> None:
     settings = timm_settings(finetune_epochs=2)
-    was = {**settings, "space": "default", "seed": 0, "baselines": True}[name]
-    with pytest.raises(ConfigError, match=rf"holds a run with {name}={was}, now it is {value}: give the same settings"):
+    was = {**settings, "space": "default", "seed": 0, "baselines": "probe+lora"}[name]
+    message = f"holds a run with {name}={was}, now it is {value}: give the same settings"
+    with pytest.raises(ConfigError, match=re.escape(message)):
         run_of({**settings, name: value}, finished())
 
 
@@ -412,7 +414,7 @@ def test_a_folder_with_splits_is_used_as_it_is(tmp_path: Path) -> None:
 
 def test_without_test_images_the_table_has_no_test_figures(tmp_path: Path) -> None:
     run = complete(timm_settings(data=str(paint_split(tmp_path / "data", ("train", "val")))), tmp_path / "run")
-    assert len(run.metrics.values["table"]) == 4
+    assert len(run.metrics.values["table"]) == 5
     assert all(row["test_accuracy"] is None for row in run.metrics.values["table"])
     assert not run.metrics.tested
 

@@ -51,7 +51,9 @@ SETTINGS = {"finetune_epochs": 4, "epochs": 6, "generations": 3}
 # Every file that a finished run holds, but those with times in them.
 SAME = (
     "adapter.safetensors",
+    "correct.json",
     "merged.safetensors",
+    "random.jsonl",
     "search.jsonl",
     "structure.json",
     "supernet.safetensors",

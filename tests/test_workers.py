@@ -26,7 +26,8 @@ from helpers import MLP, randomise, randomise_backbone
 X = torch.randn(200, 6, generator=torch.Generator().manual_seed(1))
 LABELS = torch.randint(0, 4, (200,), generator=torch.Generator().manual_seed(2))
 SMALL: dict[str, Any] = {"generations": 3, "population": 10, "parents": 3, "mutants": 4, "crossovers": 4}
-SMALL |= {"budget": 100, "batch_size": 20}
+# Not selected from, so that so small a search stops some.
+SMALL |= {"budget": 100, "batch_size": 20, "select": None}
 
 
 def net_of() -> GLoRAModel:
@@ -82,6 +83,16 @@ class TestRay:
         path = tmp_path / "search.jsonl"
         search(net_of(), (X, LABELS), history=path, workers=4, **SMALL)
         assert path.read_bytes() == alone
+
+    def test_what_is_selected_by_loss_is_the_same(self, tmp_path: Path) -> None:
+        settings = SMALL | {"fitness": "loss", "select": "soup"}
+        found = [
+            search(net_of(), (X, LABELS), history=tmp_path / f"{workers}", workers=workers, **settings)
+            for workers in (1, 2)
+        ]
+        assert found[0] == found[1]
+        assert found[0].winner.score.fitness == "loss"
+        assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
 
     def test_one_of_two_workers_that_dies_is_replaced(self, alone: bytes, tmp_path: Path) -> None:
         path, mark = tmp_path / "search.jsonl", tmp_path / "died"

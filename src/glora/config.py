@@ -13,22 +13,33 @@ import yaml
 from glora import presets
 from glora.errors import ConfigError
 from glora.files import write_text
+from glora.find import Signal, check_signal, check_workers
 from glora.gains import GainPolicy
 from glora.precision import native_precision
 from glora.space import BiasPolicy, BoundSpace, SearchSpace
-from glora.strategies import Strategy, StrategyName, make_strategy
-from glora.train.settings import TrainSettings
+from glora.strategies import Select, Strategy, StrategyName, make_strategy
+from glora.train.settings import PathRule, TrainSettings
 
 __all__ = ["RunConfig", "parse_count"]
 
 _PRESET = re.compile(r"(lora|repadapter)-([1-9]\d*)|(ssf|ia3|bitfit|prompt|frozen)")
 # What may still change while the search has not begun; the other settings, while the training has not.
 _OF_THE_SEARCH = frozenset(
-    "budget strategy eval_batch_size generations population parents mutants crossovers mutation finetune_epochs "
-    "baselines random_subnets prune".split()
+    "budget strategy eval_batch_size generations population parents mutants crossovers mutation fitness folds select "
+    "prune finetune_epochs baselines random_subnets tau tau_epochs".split()
 )
 # What no result depends on.
 _FREE = frozenset({"out", "workers", "ray"})
+_LEAST = {
+    "eval_batch_size": 1,
+    "workers": 1,
+    "finetune_epochs": 0,
+    "folds": 2,
+    "random_subnets": 0,
+    "seed": 0,
+    "tau": 0,
+    "tau_epochs": 1,
+}
 _SUFFIXES = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
 
 
@@ -69,6 +80,12 @@ class RunConfig:
         lr: peak learning rate of AdamW.
         weight_decay: of AdamW.
         warmup_epochs: epochs of linear warm-up, at most a tenth of all.
+        paths: how the supernet's training draws structures: uniform, fair, sandwich or warmup, see docs/training.md.
+        path_warmup: share of the training over which paths=warmup moves from the largest structure to random ones.
+        none_rate: probability that a tensor is drawn as none where it may be; as any other form if not given.
+        ema: decay of the moving average of the trained tensors that is kept, such as 0.99; 0 for the last values.
+        lr_scale: factors of the learning rate by what a tensor acts as, and for the head: "{vector: 2, head: 0.5}".
+        consistency: weight of the divergence between two structures on the same batch; costs a second forward.
         batch_size: images in a training step.
         eval_batch_size: images in a forward of an evaluation; 25 to 50 is fastest on a CPU.
         drop_path: rate of stochastic depth in training; 0.1 where the model has any, if not given.
@@ -84,13 +101,23 @@ class RunConfig:
         crossovers: of evolution: of a generation, made by crossover.
         mutation: probability with which a mutation redraws each form; 0.2 for evolution, 0.05 for ageing and 0.01 for
             nsga2, if not given.
-        prune: stop evaluating a candidate once it can matter no more; the found structure and front are the same.
+        prune: stop evaluating a candidate once it can matter no more; all that is found is the same. Only with
+            fitness=accuracy.
         workers: processes that evaluate candidates, more than one by Ray (extra ray); same result.
         ray: address of a Ray cluster where the workers shall be ("auto" for one that runs here); of its own if not
             given.
+        fitness: what structures are ranked by: accuracy or loss on the validation images; or cv or cv-loss, the same by
+            cross-validation over training and validation images, which trains a further supernet for each fold.
+        folds: of a cross-validated fitness.
+        select: take the best structure; the smallest of those that are not distinguishably worse; or a soup, the mean
+            of the weights of several.
         finetune_epochs: further passes over the training set for the chosen subnet alone, from the supernet's weights.
-        baselines: also train a linear probe and a uniform LoRA of at least the found size, equally long.
+        baselines: what to train equally long and compare with: none; probe+lora, a linear probe and a uniform LoRA of
+            at least the found size; or all, SSF, BitFit and uniform A low-rank with C and D vectors too. But for none,
+            random structures are scored too, as many as the search scored.
         random_subnets: random subnets within the budget to compare with.
+        tau: structures to train alone, for Kendall's tau between their scores in the supernet and on their own.
+        tau_epochs: epochs of each of these trainings.
         val_fraction: share of the training images held out for validation, where there is no split.
         test_fraction: share of the images held out for the test, where there is no split.
         skip_bad: go on without files that are no readable images, and count them.
@@ -116,6 +143,12 @@ class RunConfig:
     lr: float = 1e-3
     weight_decay: float = 1e-4
     warmup_epochs: int = 10
+    paths: PathRule = "uniform"
+    path_warmup: float = 0.25
+    none_rate: float | None = None
+    ema: float = 0.0
+    lr_scale: dict[str, float] | None = None
+    consistency: float = 0.0
     batch_size: int = 64
     eval_batch_size: int = 50
     drop_path: float | None = None
@@ -132,9 +165,14 @@ class RunConfig:
     prune: bool = True
     workers: int = 1
     ray: str | None = None
+    fitness: Signal = "accuracy"
+    folds: int = 5
+    select: Select = "best"
     finetune_epochs: int = 0
-    baselines: bool = True
+    baselines: Literal["none", "probe+lora", "all"] = "probe+lora"
     random_subnets: int = 20
+    tau: int = 0
+    tau_epochs: int = 10
     val_fraction: float = 0.2
     test_fraction: float = 0.2
     skip_bad: bool = False
@@ -147,10 +185,15 @@ class RunConfig:
             object.__setattr__(self, "budget", parse_count(self.budget))
         if self.out is None:
             object.__setattr__(self, "out", str(Path("runs") / (Path(self.data).resolve().name or "run")))
-        least_of = {"eval_batch_size": 1, "workers": 1, "finetune_epochs": 0, "random_subnets": 0, "seed": 0}
-        for name, least in least_of.items():
+        for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {least} or more, not {getattr(self, name)}")
+        if self.tau == 1:
+            raise ConfigError("tau is 0, or 2 structures or more to correlate, not 1")
+        if self.baselines not in ("none", "probe+lora", "all"):
+            raise ConfigError(f"baselines is none, probe+lora or all, not {self.baselines!r}")
+        check_signal(self.fitness, self.select)
+        check_workers(self.fitness, self.workers, self.ray)
         self.search_space()
         self.train_settings()
         self.make_strategy(SearchSpace().bind({}))  # refused now if it would be after hours of training
@@ -218,6 +261,12 @@ class RunConfig:
             precision=native_precision() if self.precision == "auto" else self.precision,
             checkpoint_blocks=self.checkpoint_blocks,
             seed=self.seed,
+            paths=self.paths,
+            path_warmup=self.path_warmup,
+            none_rate=self.none_rate,
+            ema=self.ema,
+            lr_scale=self.lr_scale,
+            consistency=self.consistency,
         )
 
     def check(self, folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, final
 
@@ -12,17 +13,48 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from glora.blend import folded
 from glora.data.samples import Samples
 from glora.equivalence import Equivalence
 from glora.errors import DataError
 from glora.folds import Folds
 from glora.precision import Precision, autocast, autocast_dtype
-from glora.strategies.score import Merit, Score, pack_bits
+from glora.soup import Soup
+from glora.strategies.score import Fitness, Merit, Score, pack_bits
 from glora.strategies.scorer import Batches, Scorer
 from glora.structure import Structure
 from glora.trainable import Trainable
 
-__all__ = ["Evaluator", "evaluate", "logits_of", "predict_logits"]
+__all__ = ["Evaluator", "Outcomes", "evaluate", "logits_of", "outcomes", "predict_logits"]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Outcomes:
+    """What a model does on every sample: what may be compared with another model's, sample by sample.
+
+    Attributes:
+        correct: whether the likeliest class is the label, bool (N,).
+        losses: cross-entropies, float64 (N,).
+    """
+
+    correct: Tensor
+    losses: Tensor
+
+    def merits(self, fitness: Fitness) -> Tensor:
+        """What the fitness is the mean of, float64 (N,); greater is better."""
+        return self.correct.double() if fitness == "accuracy" else -self.losses
+
+    def score(self, fitness: Fitness = "accuracy") -> Score:
+        """Accuracy, mean loss and the loss's standard error (NaN for a single sample)."""
+        count = len(self.losses)
+        return Score(
+            int(self.correct.sum()) / count,
+            self.losses.mean().item(),
+            count,
+            pack_bits(self.correct.tolist()),
+            loss_error=self.losses.std().item() / count**0.5 if count > 1 else math.nan,
+            fitness=fitness,
+        )
 
 
 def logits_of(output: Any) -> Tensor:
@@ -82,13 +114,20 @@ def evaluate(model: nn.Module, samples: Samples, batch_size: int = 50, precision
     Raises:
         DataError: if there are no samples, or a label has no logit.
     """
-    return _score(model, samples, _in_order(len(samples), batch_size), precision)
+    return outcomes(model, samples, _in_order(len(samples), batch_size), precision).score()
 
 
-def _score(
+def outcomes(model: nn.Module, samples: Samples, batches: Sequence[Tensor], precision: Precision) -> Outcomes:
+    """What ``model`` does on each of ``samples``, of which ``batches`` holds all indices; else as :func:`evaluate`."""
+    found = _outcomes(model, samples, batches, precision)
+    assert isinstance(found, Outcomes)
+    return found
+
+
+def _outcomes(
     model: nn.Module, samples: Samples, batches: Sequence[Tensor], precision: Precision, bar: Merit | None = None
-) -> Score:
-    """The score on all samples, or a bound below ``bar`` from the first batches that prove one."""
+) -> Outcomes | Score:
+    """The outcomes on all samples, or a bound below ``bar`` from the first batches that prove one."""
     count, labels = len(samples), samples.labels.cpu()
     if count == 0:
         raise DataError("there are no samples to evaluate on")
@@ -107,7 +146,7 @@ def _score(
                 bound = _bound(count - seen + int(right.sum()), losses)
                 if bound.below(bar):
                     return Score.stopped(bound, seen, count)
-    return Score(int(right.sum()) / count, losses.mean().item(), count, pack_bits(right.tolist()))
+    return Outcomes(right, losses)
 
 
 def _bound(right: int, losses: Tensor) -> Merit:
@@ -128,16 +167,30 @@ class Evaluator(Scorer):
         samples: inputs with labels.
         batch_size: of the evaluations.
         precision: of the evaluations.
+        fitness: what ranks first.
     """
 
-    def __init__(self, net: Trainable, samples: Samples, batch_size: int = 50, precision: Precision = "fp32") -> None:
+    def __init__(
+        self,
+        net: Trainable,
+        samples: Samples,
+        batch_size: int = 50,
+        precision: Precision = "fp32",
+        fitness: Fitness = "accuracy",
+    ) -> None:
         self.net, self.data = net, samples
         self.samples, self.batch_size = len(samples), batch_size
         self.precision: Precision = precision
+        self.fitness: Fitness = fitness
 
-    def __call__(self, structure: Structure) -> Score:
+    def __call__(self, structure: Structure | Soup) -> Score:
         """Validation accuracy and loss with inherited weights; nothing is trained."""
-        return self.score(structure, _in_order(self.samples, self.batch_size))
+        return self.outcomes(structure).score(self.fitness)
+
+    def outcomes(self, structure: Structure | Soup) -> Outcomes:
+        """The same, sample by sample."""
+        with folded(self.net, structure, self.folds()):
+            return outcomes(self.net, self.data, _in_order(self.samples, self.batch_size), self.precision)
 
     def scores(
         self, structures: Sequence[Structure], batches: Batches, bars: Sequence[Merit | None]
@@ -158,9 +211,14 @@ class Evaluator(Scorer):
     def score(
         self, structure: Structure, batches: Sequence[Tensor], bar: Merit | None = None, folds: Folds | None = None
     ) -> Score:
-        """Score one structure on batches of indices, see :meth:`glora.strategies.Scorer.scores`."""
+        """Score one structure on batches of indices, see :meth:`glora.strategies.Scorer.scores`.
+
+        Where the loss ranks first nothing is stopped: the samples to come could hardly be bounded.
+        """
         with self.net.folded(structure, folds or self.folds()):
-            return _score(self.net, self.data, batches, self.precision, bar)
+            bar = bar if self.fitness == "accuracy" else None
+            found = _outcomes(self.net, self.data, batches, self.precision, bar)
+        return found if isinstance(found, Score) else found.score(self.fitness)
 
     def folds(self) -> Folds:
         """Room for merged weights that evaluations of this precision read as they are."""

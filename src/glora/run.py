@@ -16,8 +16,10 @@ from typing import Any
 import torch
 
 from glora.backbones import Backbone, load_backbone
-from glora.checkpoint import load, load_supernet, save, save_merged, save_supernet
+from glora.blend import blended_structure, pour
+from glora.checkpoint import load, load_supernet, read_metadata, save, save_merged, save_supernet
 from glora.config import RunConfig
+from glora.crossval import Fold, train_folds
 from glora.data import Preprocessing, Samples, label_data, list_data
 from glora.errors import ConfigError
 from glora.files import write_json, write_text
@@ -26,8 +28,9 @@ from glora.metrics import Metrics
 from glora.model import GLoRAModel, adapt
 from glora.progress import Progress
 from glora.report import write_report
+from glora.selection import known_choice
 from glora.space import SearchSpace
-from glora.strategies import Candidate, SearchResult
+from glora.strategies import Candidate, RandomSearch, SearchResult, Strategy
 from glora.summary import layer_rows
 from glora.train import EpochRecord, TrainSettings, train_supernet
 from glora.verify import verified_merge
@@ -36,6 +39,8 @@ __all__ = ["Run"]
 
 # How often the figures on file are brought up to date while a stage goes on.
 _LAP_SECONDS = 5.0
+# Between the seeds of the search and of the random one, which would begin with the same structures otherwise.
+_OTHER_SEED = 1_000_003
 
 
 class Run:
@@ -78,7 +83,9 @@ class Run:
         self.metrics = Metrics.open(self.folder / "metrics.json", writes)
         self._describe(backbone, command)
         self._trained = False
+        self._cut: tuple[Fold, ...] = ()
         self._found: SearchResult | None = None
+        self._random: SearchResult | None = None
         self._tuned: GLoRAModel | None = None
 
     # Stages
@@ -102,34 +109,62 @@ class Run:
     def search(self) -> SearchResult:
         """Search the trained supernet, or go on, and write ``structure.json``."""
         if self._found is None:
-            net, config = self.train(), self.config
+            self.train()
+            config = self.config
+            if config.fitness.startswith("cv"):
+                self._folds()
             with self._timed("search") as lap:
-                self._found = search(
-                    net,
-                    self.data.val,
-                    config.limit,
-                    strategy=config.make_strategy(net.bound, config.limit),
-                    batch_size=config.eval_batch_size,
-                    precision=config.train_settings().precision,
-                    history=self.folder / "search.jsonl",
+                self._found = self._search(
+                    "search.jsonl",
+                    config.make_strategy(self.net.bound, config.limit),
+                    select=config.select,
+                    known=known_choice(self.folder / "structure.json"),
                     on_candidate=self._shown(lap),
-                    prune=config.prune,
-                    workers=config.workers,
-                    ray=config.ray,
                 )
             self.metrics.update(search=self._found.effort)
             self._write_structure(self._found)
         return self._found
 
+    def random_search(self) -> SearchResult:
+        """As many random structures within the budget as the search has scored, by the same fitness."""
+        if self._random is None:
+            config, count = self.config, len(self.search().history)
+            strategy = RandomSearch(
+                self.net.bound,
+                config.limit,
+                seed=config.seed + _OTHER_SEED,
+                evaluations=count,
+                batch=config.population,
+            )
+            bar = self.progress.bar("random search", count)
+            with self._timed("random search") as lap:
+
+                def show(candidate: Candidate) -> None:
+                    bar(candidate.index + 1, "")
+                    lap()
+
+                self._random = self._search("random.jsonl", strategy, select=None, on_candidate=show)
+        return self._random
+
+    @property
+    def size(self) -> int:
+        """Adapter parameters of what the search chose: the numbers that its file holds."""
+        found = self.search()
+        return found.winner.size if found.soup is None else self.net.bound.size(blended_structure(found.soup))
+
     def tune(self) -> GLoRAModel:
-        """The chosen subnet as ``adapter.safetensors`` holds it: with inherited weights, or fine-tuned from them."""
+        """What was chosen, as ``adapter.safetensors`` holds it: with inherited weights, or fine-tuned from them."""
         if self._tuned is None:
             path = self.folder / "adapter.safetensors"
             inherited, state = self.folder / "inherited.safetensors", self.folder / "finetune.safetensors"
             if not path.is_file():
-                structure, epochs = self.search().best, self.config.finetune_epochs
+                found, epochs = self.search(), self.config.finetune_epochs
                 first = inherited if epochs else path
-                save(self.net, first, structure, self.extra())
+                if found.soup is None:
+                    save(self.net, first, found.best, self.extra())
+                else:
+                    poured = pour(self.net, found.soup, self._backbone().model)
+                    save(poured, first, extra=self.extra() | {"soup": found.soup.to_dict()})
                 if epochs:
                     net = load(self._backbone().model, first)
                     self.fit(net, "fine-tuning", state, self.config.train_settings(epochs))
@@ -145,7 +180,9 @@ class Run:
         path, net = self.folder / "merged.safetensors", self.tune()
         inputs = self.data.val.inputs(torch.arange(min(len(self.data.val), self.config.eval_batch_size)))
         plain, figures = verified_merge(net, inputs)
-        about = {"structure": net.active.to_dict(), "alpha": 1.0, "verification": figures}
+        about: dict[str, Any] = {"structure": net.active.to_dict(), "alpha": 1.0, "verification": figures}
+        if soup := read_metadata(self.folder / "adapter.safetensors").values.get("soup"):
+            about["soup"] = soup
         if created := net.created_biases():
             self.progress.say(f"merge: biases that the pretrained model did not have: {', '.join(created)}")
         save_merged(plain, path, self.extra() | about)
@@ -171,8 +208,9 @@ class Run:
         *,
         val: Samples | None = None,
         log: Path | None = None,
+        train: Samples | None = None,
     ) -> None:
-        """Train on the training images with progress, counting the seconds under ``label``."""
+        """Train, on the training images if not on others, with progress, counting the seconds under ``label``."""
         bar = self.progress.bar(label, settings.epochs)
         lines: list[str] = []
         seen = ""
@@ -188,7 +226,7 @@ class Run:
             lap()
 
         with self._timed(label) as lap:
-            train_supernet(net, self.data.train, val, settings, state=state, on_epoch=show)
+            train_supernet(net, train or self.data.train, val, settings, state=state, on_epoch=show)
 
     def extra(self) -> dict[str, Any]:
         """What travels along in every file, so that it can be used without this folder."""
@@ -225,6 +263,45 @@ class Run:
             seed=config.seed,
         )
 
+    def _search(self, history: str, strategy: Strategy, **settings: Any) -> SearchResult:
+        """Search the supernet by the run's fitness, or go on."""
+        config = self.config
+        return search(
+            self.net,
+            self.data.val,
+            config.limit,
+            strategy=strategy,
+            fitness=config.fitness,
+            folds=self._folds() if config.fitness.startswith("cv") else None,
+            batch_size=config.eval_batch_size,
+            precision=config.train_settings().precision,
+            history=self.folder / history,
+            prune=config.prune,
+            workers=config.workers,
+            ray=config.ray,
+            **settings,
+        )
+
+    def _folds(self) -> tuple[Fold, ...]:
+        """The supernets of a cross-validated fitness: trained now, gone on with, or read."""
+        if not self._cut:
+            config = self.config
+
+            def fit(net: GLoRAModel, train: Samples, index: int) -> None:
+                path = self.folder / "folds" / f"{index + 1}-of-{config.folds}.safetensors"
+                state = path.with_suffix(".state.safetensors")
+                if not path.is_file():
+                    path.parent.mkdir(exist_ok=True)
+                    label = f"fold {index + 1} of {config.folds}"
+                    self.fit(net, label, state, config.train_settings(), train=train)
+                    save_supernet(net, path, self.extra())
+                load_supernet(net, path)
+                state.unlink(missing_ok=True)
+
+            net = self.adapted(config.search_space())
+            self._cut = train_folds(net, self.data.train_val, config.train_settings(), config.folds, fit=fit)
+        return self._cut
+
     def _shown(self, lap: Callable[[], None]) -> Callable[[Candidate], None]:
         """What shows the progress of the search, candidate by candidate."""
         bound, limit = self.net.bound, self.config.limit
@@ -236,7 +313,9 @@ class Run:
         def show(candidate: Candidate) -> None:
             if not best or candidate.rank_key() > best[0].rank_key():
                 best[:] = [candidate]
-            bar(candidate.index + 1, f"best {best[0].score.accuracy:.1%} with {best[0].size:,}")
+            reached = best[0].score
+            figure = f"{reached.accuracy:.1%}" if reached.fitness == "accuracy" else f"loss {reached.loss:.3f}"
+            bar(candidate.index + 1, f"best {figure} with {best[0].size:,}")
             lap()
 
         return show
@@ -246,6 +325,12 @@ class Run:
         layers = [{key: row[key] for key in ("name", "kind", "out", "in", "bias")} for row in layer_rows(self.net)]
         about = {"layers": layers, "space": bound.space.to_dict(), "budget": self.config.limit}
         value = {"format": 1, **found.to_dict(), **about, "range": [bound.smallest, bound.largest]}
+        if found.soup is not None:
+            value["soup"] |= {"size": self.size, "structure": blended_structure(found.soup).to_dict()}
+            over = f"; the budget of {self.config.limit:,} holds for each of them" if self.config.limit else ""
+            self.progress.say(
+                f"search: chosen is the mean of {len(found.soup.weights)} subnets, {self.size:,} parameters{over}"
+            )
         write_json(self.folder / "structure.json", value)
 
     def _describe(self, backbone: Backbone, command: str) -> None:

@@ -17,7 +17,7 @@ import torch
 from glora.errors import ConfigError, GloraError
 from glora.evaluate import Evaluator
 from glora.precision import Precision
-from glora.strategies import Batches, Merit, Score, Scorer
+from glora.strategies import Batches, Fitness, Merit, Score, Scorer
 from glora.structure import Structure
 
 __all__ = ["Workers", "scorer_of"]
@@ -54,7 +54,14 @@ class _Replica:
     """One worker (final); what Ray makes an actor."""
 
     def __init__(
-        self, path: list[str], held: list[Any], batch_size: int, precision: Precision, device: str, threads: int
+        self,
+        path: list[str],
+        held: list[Any],
+        batch_size: int,
+        precision: Precision,
+        fitness: Fitness,
+        device: str,
+        threads: int,
     ) -> None:
         import ray
 
@@ -62,7 +69,7 @@ class _Replica:
         sys.path.extend(folder for folder in path if folder not in sys.path)
         net, samples = ray.get(held[0])
         torch.set_num_threads(threads)
-        self._evaluator = Evaluator(net.to(device), samples.to(device), batch_size, precision)
+        self._evaluator = Evaluator(net.to(device), samples.to(device), batch_size, precision, fitness)
         # For good, since nothing is trained here.
         self._folds = self._evaluator.folds()
 
@@ -169,7 +176,7 @@ class Workers(Scorer):
         threads = max(1, torch.get_num_threads() // self._count) if self._address is None else 1
         gpus = 0.0 if device == "cpu" else min(1.0, resources.get("GPU", 0) / self._count)
         kind = self._ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0)(_Replica)
-        settings = self.batch_size, self._evaluator.precision, device, threads
+        settings = self.batch_size, self._evaluator.precision, self._evaluator.fitness, device, threads
         self._new = lambda: kind.remote(sys.path, [data], *settings)
         self._replicas = [self._new() for _ in range(self._count)]
 

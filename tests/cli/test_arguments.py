@@ -32,12 +32,12 @@ def parsed(*arguments: str) -> dict[str, Any]:
         (["--skip-bad"], ["--skip_bad=true"]),
         (["--skip_bad"], ["--skip_bad=true"]),
         (["--no-skip-bad"], ["--skip_bad=false"]),
-        (["--no-baselines"], ["--baselines=false"]),
-        (["--no_baselines"], ["--baselines=false"]),
-        (["--baselines"], ["--baselines=true"]),
-        (["--baselines", "false"], ["--baselines", "false"]),
-        (["--baselines", "True"], ["--baselines", "True"]),
-        (["--baselines=false"], ["--baselines=false"]),
+        (["--no-recompute"], ["--recompute=false"]),
+        (["--no_recompute"], ["--recompute=false"]),
+        (["--recompute"], ["--recompute=true"]),
+        (["--recompute", "false"], ["--recompute", "false"]),
+        (["--recompute", "True"], ["--recompute", "True"]),
+        (["--recompute=false"], ["--recompute=false"]),
         (["--skip-bad=false"], ["--skip_bad=false"]),
         (["--json"], ["--json=true"]),
         (["--json", "--skip-bad", "x.png"], ["--json=true", "--skip_bad=true", "x.png"]),
@@ -56,20 +56,20 @@ def test_flags_in_either_spelling_and_switches_without_a_value(given: list[str],
 
 
 @pytest.mark.parametrize(
-    ("given", "skip_bad", "baselines"),
+    ("given", "skip_bad", "recompute"),
     [
-        ([], False, True),
-        (["--skip-bad"], True, True),
-        (["--skip_bad"], True, True),
-        (["--no-baselines"], False, False),
-        (["--no-baselines", "--skip-bad"], True, False),
-        (["--skip-bad", "false", "--baselines", "false"], False, False),
-        (["--skip_bad=true", "--baselines=true"], True, True),
+        ([], False, False),
+        (["--skip-bad"], True, False),
+        (["--recompute"], False, True),
+        (["--no-recompute"], False, False),
+        (["--no-recompute", "--skip-bad"], True, False),
+        (["--skip-bad", "false", "--recompute", "false"], False, False),
+        (["--skip_bad=true", "--recompute=true"], True, True),
     ],
 )
-def test_switches_reach_the_settings(given: list[str], skip_bad: bool, baselines: bool) -> None:
+def test_switches_reach_the_settings(given: list[str], skip_bad: bool, recompute: bool) -> None:
     found = parsed(*BASE, *given)
-    assert (found["skip_bad"], found["baselines"]) == (skip_bad, baselines)
+    assert (found["skip_bad"], found["recompute"]) == (skip_bad, recompute)
 
 
 def test_every_setting_has_a_flag_with_the_default_of_the_configuration() -> None:
@@ -120,7 +120,7 @@ def test_a_yaml_file_gives_settings_and_flags_win_wherever_they_stand(flag_first
 
 @pytest.mark.parametrize("command", ["run", "train"])
 def test_the_printed_configuration_can_be_fed_back(command: str, tmp_path: Path) -> None:
-    given = ["--data=birds", "--model=test_vit", "--budget=12k", "--no-baselines", "--lr=0.01", "--space={A: vector}"]
+    given = ["--data=birds", "--model=test_vit", "--budget=12k", "--no-recompute", "--lr=0.01", "--space={A: vector}"]
     printed = call(command, *given, "--print_config")
     assert (printed.code, printed.err) == (0, "")
     assert yaml.safe_load(printed.out)["epochs"] == 100

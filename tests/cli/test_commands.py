@@ -22,6 +22,7 @@ import yaml
 from safetensors.torch import load_file
 
 from data.pictures import cut_short
+from glora.checkpoint import read_metadata
 from glora.cli import commands
 from glora.config import RunConfig
 from glora.demo import demo_config
@@ -47,7 +48,7 @@ from small_run import (
     write_weights,
 )
 
-FAST = {"epochs": 2, "baselines": "false", "random_subnets": 1}
+FAST = {"epochs": 2, "baselines": "none", "random_subnets": 1}
 GLORA = Path(sys.executable).with_name("glora")
 
 
@@ -70,17 +71,20 @@ def test_run_from_a_folder_of_images_to_a_table(tmp_path: Path) -> None:
     assert names_in(tmp_path / "run") - FILES == {
         "baselines/linear-probe.safetensors",
         "baselines/uniform-LoRA-rank-1.safetensors",
+        "random.jsonl",
     }
     table, _, rest = done.out.partition("\n\n")
     head, *rows = table.splitlines()
     assert head.split() == ["method", "val", "%", "test", "%", "parameters", "seconds"]
-    methods = ["linear probe", "uniform LoRA, rank 1", "3 random subnets, mean", "searched subnet"]
+    methods = ["linear probe", "uniform LoRA, rank 1", "3 random subnets, mean", "random search", "searched subnet"]
     assert [row.split("  ")[0] for row in rows] == methods
     found = read_json(tmp_path / "run" / "metrics.json")["table"]
     for row, shown in zip(found, rows, strict=True):
         assert f"{100 * row['val_accuracy']:.1f}" in shown
         assert f"{100 * row['test_accuracy']:.1f}" in shown
         assert f" {row['parameters']:,} " in shown
+    said, _, rest = rest.partition("\n\n")
+    assert said == read_json(tmp_path / "run" / "metrics.json")["verdict"]
     merged, *files = rest.splitlines()
     assert merged.startswith("merged = adapted: logits differ by at most ")
     assert merged.endswith("on 12 images, same predictions")
@@ -97,7 +101,13 @@ def test_run_from_a_folder_of_images_to_a_table(tmp_path: Path) -> None:
 def test_progress_goes_to_stderr_and_tells_each_stage(tmp_path: Path) -> None:
     done = call("run", *flags(timm_settings(epochs=2, finetune_epochs=1)), "--out", tmp_path / "run")
     stages = ["supernet 2/2", "search 24/24", "fine-tuning 1/1", "linear probe 3/3", "uniform LoRA, rank 1 3/3"]
-    for stage in [*stages, "random subnets 3/3", "test: the held-out images are looked at now, once", "test 4/4"]:
+    for stage in [
+        *stages,
+        "random subnets 3/3",
+        "random search 24/24",
+        "test: the held-out images are looked at now, once",
+        "test 4/4",
+    ]:
         assert stage in done.err
         assert stage not in done.out
     assert "search: structures have 0 to 29,952 parameters, the budget is 3,000" in done.err
@@ -184,6 +194,24 @@ def test_the_command_on_record_repeats_the_run(tmp_path: Path) -> None:
     assert "glora run" in (folder / "report.html").read_text("utf-8"), report
 
 
+def test_a_supernet_is_searched_once_more_by_loss_for_a_soup(tmp_path: Path) -> None:
+    chosen = ["--fitness", "loss", "--select", "soup", "--budget", "20000", "--finetune-epochs", "0"]
+    done = succeed("search", finished(), "--out", tmp_path / "soup", *chosen, "--json")
+    found, structure = json.loads(done.out), read_json(tmp_path / "soup" / "structure.json")
+    assert structure["select"] == "soup"
+    assert found["soup_of"] == len(structure["soup"]["weights"]) > 1
+    assert found["parameters"] == structure["soup"]["size"]
+    assert found["no_worse"] == len(structure["ties"]) > 0
+    said = f"search: chosen is the mean of {found['soup_of']} subnets, {found['parameters']:,} parameters"
+    assert f"{said}; the budget of 20,000 holds for each of them" in done.err
+    shown = succeed("info", tmp_path / "soup")
+    assert f"the mean of {found['soup_of']} subnets' weights, in one" in shown.out
+    merged = succeed("merge", tmp_path / "soup", "--json")
+    assert json.loads(merged.out)["same_predictions"] is True
+    kept = read_metadata(tmp_path / "soup" / "merged.safetensors").values["soup"]
+    assert kept == read_metadata(tmp_path / "soup" / "adapter.safetensors").values["soup"]
+
+
 def test_the_same_command_on_a_finished_run_prints_the_same_table(tmp_path: Path) -> None:
     words = ["run", *flags(timm_settings(**FAST)), "--out", tmp_path / "run"]
     first = succeed(*words)
@@ -240,7 +268,7 @@ def test_one_by_one_the_commands_give_what_run_gives(tmp_path: Path) -> None:
     merged = succeed(*shlex.split(found["next"])[1:])
     assert fields_of(merged.out)["merged"] == str(folder / "merged.safetensors")
     assert fields_of(merged.out)["same predictions"] == "True"
-    assert names_in(folder) == FILES
+    assert names_in(folder) == FILES - {"correct.json"}
     for name in ("adapter.safetensors", "supernet.safetensors", "search.jsonl", "structure.json", "train.jsonl"):
         assert (folder / name).read_bytes() == (finished() / name).read_bytes()
     assert same_tensors(folder / "merged.safetensors", finished() / "merged.safetensors")

@@ -148,7 +148,7 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_run_on_made_data(sprites: Path, tmp_path: Path) -> None:
     settings = timm_settings(data=str(sprites), epochs=1, generations=0, random_subnets=1)
-    done = succeed("run", *flags(settings), "--baselines=false", "--out", tmp_path / "run")
+    done = succeed("run", *flags(settings), "--baselines=none", "--out", tmp_path / "run")
     assert "searched subnet" in done.out
     data = json.loads((tmp_path / "run" / "metrics.json").read_text())["data"]
     assert (data["train"], data["val"], data["test"], data["layout"]) == (36, 12, 12, "VTAB-1k")

@@ -35,7 +35,7 @@ from small_run import (
     write_weights,
 )
 
-FAST = {"epochs": 2, "baselines": "false", "random_subnets": 1}
+FAST = {"epochs": 2, "baselines": "none", "random_subnets": 1}
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,8 @@ def test_the_result_holds_the_best_and_the_front() -> None:
     value = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert Structure(value["best"]["structure"]) == found.best
     assert [entry["size"] for entry in value["front"]] == [c.size for c in found.front]
-    assert set(value) == {"best", "front"}
+    assert set(value) == {"best", "select", "ties", "front"}
+    assert (value["select"], value["ties"]) == ("best", [])
     assert {"structure", "size", "accuracy", "loss"} <= set(value["best"])
 
 

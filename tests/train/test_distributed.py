@@ -23,6 +23,9 @@ X = torch.randn(29, 6, generator=torch.Generator().manual_seed(1))
 Y = torch.arange(29) % 4
 SETTINGS = TrainSettings(epochs=4, batch_size=8, lr=1e-2, evaluations=2)
 UNEVEN = TrainSettings(epochs=4, batch_size=7, lr=1e-2)
+OPTIONS = TrainSettings(
+    epochs=4, batch_size=8, lr=1e-2, paths="fair", ema=0.9, lr_scale={"vector": 2.0, "head": 0.5}, consistency=0.5
+)
 
 START = """
 import os, sys, threading, time
@@ -31,7 +34,7 @@ import torch, glora, glora.train.loop as loop, glora.train.supernet as supernet
 from accelerate import PartialState
 from glora import SearchSpace, presets
 from helpers import MLP
-from test_distributed import SETTINGS, UNEVEN, outcome
+from test_distributed import OPTIONS, SETTINGS, UNEVEN, outcome
 out, rank = sys.argv[3], int(os.environ["RANK"])
 """
 # Without this, accelerate looks for a GPU and, where there is none, makes no group of processes.
@@ -106,6 +109,7 @@ found = {
     "supernet": outcome(net_of(SearchSpace.paper(2)), SETTINGS),
     "lora": outcome(net_of(presets.lora(2)), SETTINGS),
     "uneven": outcome(net_of(SearchSpace.paper(2)), UNEVEN),
+    "options": outcome(net_of(SearchSpace.paper(2)), OPTIONS),
 }
 writes, save_state = [], loop.save_state
 def slowly(path, *rest):
@@ -168,6 +172,7 @@ Two = tuple[list[dict[str, Any]], Path]
         ("supernet", SearchSpace.paper(2), SETTINGS),
         ("lora", presets.lora(2), SETTINGS),
         ("uneven", SearchSpace.paper(2), UNEVEN),
+        ("options", SearchSpace.paper(2), OPTIONS),
     ],
 )
 def test_two_processes_do_what_one_does(two: Two, name: str, space: SearchSpace, settings: TrainSettings) -> None:
@@ -182,7 +187,7 @@ def test_two_processes_do_what_one_does(two: Two, name: str, space: SearchSpace,
     assert max(wanted["losses"]) - min(wanted["losses"]) > 0.05
 
 
-@pytest.mark.parametrize("name", ["supernet", "lora", "uneven", "noisy"])
+@pytest.mark.parametrize("name", ["supernet", "lora", "uneven", "options", "noisy"])
 def test_both_processes_end_with_the_same_to_the_bit(two: Two, name: str) -> None:
     first, second = (one[name] for one in two[0])
     assert first["losses"] == second["losses"]

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from glora import SearchSpace, TrainSettings
 from glora.errors import ConfigError
 from glora.space import BoundSpace, LayerShape
-from glora.train.schedule import draw_structure, image_order, learning_rate
+from glora.train.paths import Paths
+from glora.train.schedule import image_order, learning_rate
 
 AUTHORS = TrainSettings(epochs=500, lr=5e-4, warmup_epochs=10, warmup_lr=1e-6, min_lr=1e-5)
 rates = st.floats(1e-8, 1.0)
@@ -93,7 +94,8 @@ def test_a_rate_of_zero_stays_zero() -> None:
 
 def test_every_form_is_drawn_equally_often_and_independently_of_the_others() -> None:
     bound, count = space(), 6000
-    drawn = [draw_structure(bound, 0, step) for step in range(count)]
+    paths = Paths(bound, TrainSettings(), count)
+    drawn = [paths(step) for step in range(count)]
     columns = {gene: [structure[gene[0]][gene[1]] for structure in drawn] for gene in bound.genes}
     for gene, column in columns.items():
         forms, seen = bound.choices(*gene), Counter(column)
@@ -119,12 +121,12 @@ def assert_even(counts: list[int]) -> None:
 def test_a_draw_depends_on_the_seed_and_the_step_and_nothing_else(seed: int, step: int, a: int, b: int) -> None:
     assume((seed, step) != (a, b))
     bound = SearchSpace.paper(2).bind({str(i): LayerShape(4, 4) for i in range(20)})
-    first = draw_structure(bound, seed, step)
+    first = Paths(bound, TrainSettings(seed=seed), 10)(step)
     state = random.getstate(), torch.get_rng_state().tolist()
-    other = draw_structure(bound, a, b)
+    other = Paths(bound, TrainSettings(seed=a), 10)(b)
     assert (random.getstate(), torch.get_rng_state().tolist()) == state
     random.seed(step)
-    assert draw_structure(bound, seed, step) == first != other
+    assert Paths(bound, TrainSettings(seed=seed), 10)(step) == first != other
     assert bound.contains(first)
 
 
@@ -165,6 +167,15 @@ def test_every_image_comes_equally_often_at_every_place() -> None:
         ({"min_lr": -1.0}, "min_lr must not be negative"),
         ({"probes": -1}, "probes must not be negative, but is -1"),
         ({"evaluations": -1}, "evaluations must not be negative, but is -1"),
+        ({"paths": "greedy"}, "paths must be one of uniform, fair, sandwich, warmup, not 'greedy'"),
+        ({"path_warmup": 1.5}, r"path_warmup must be from 0 to 1, but is 1\.5"),
+        ({"none_rate": -0.1}, r"none_rate must be from 0 to 1, but is -0\.1"),
+        ({"none_rate": 0.5, "paths": "fair"}, "paths=fair draws every form equally often: leave none_rate out"),
+        ({"ema": 1.0}, r"ema must be from 0 to 0\.999999, but is 1\.0"),
+        ({"ema": math.nan}, r"ema must be from 0 to 0\.999999, but is nan"),
+        ({"lr_scale": {"up": 2.0}}, "lr_scale has factors for rank, vector, scalar, head, not for 'up'"),
+        ({"lr_scale": {"head": -1.0}}, r"lr_scale of head must not be negative or infinite, but is -1\.0"),
+        ({"consistency": -1.0}, r"consistency must not be negative, but is -1\.0"),
         ({"precision": "fp8"}, "precision must be fp32, bf16 or fp16, not 'fp8'"),
     ],
 )

@@ -74,7 +74,7 @@ def _add(parser: ArgumentParser, command: Callable[..., Any]) -> None:
 
 
 def spell(arguments: Sequence[str]) -> list[str]:
-    """Write flags as the parser wants them: ``--skip-bad`` as ``--skip_bad=true``, ``--no-baselines`` as its opposite.
+    """Write flags as the parser wants them: ``--skip-bad`` as ``--skip_bad=true``, ``--no-recompute`` as its opposite.
 
     What stands behind ``--`` is left as it is.
     """

@@ -22,6 +22,7 @@ from glora.demo import demo_config
 from glora.errors import ConfigError
 from glora.evaluate import evaluate
 from glora.files import locked, replacing
+from glora.find import Signal
 from glora.inference import adapter_of, labelled_part, open_adapter, open_classifier
 from glora.inference import predict as classify
 from glora.metrics import Metrics
@@ -29,7 +30,7 @@ from glora.precision import Precision, native_precision
 from glora.report import write_report
 from glora.run import Run
 from glora.space import BiasPolicy
-from glora.strategies import StrategyName
+from glora.strategies import Select, StrategyName
 from glora.train.processes import Processes
 from glora.verify import verified_merge
 
@@ -91,6 +92,8 @@ def search(
     strategy: StrategyName | None = None,
     generations: int | None = None,
     population: int | None = None,
+    fitness: Signal | None = None,
+    select: Select | None = None,
     finetune_epochs: int | None = None,
     workers: int | None = None,
     ray: str | None = None,
@@ -105,6 +108,8 @@ def search(
         strategy: evolution, random, ageing, nsga2 or surrogate, as for glora run.
         generations: of the search, after a first one of random structures.
         population: candidates in a generation; in evolution half are mutants, half crossovers, a fifth become parents.
+        fitness: what structures are ranked by: accuracy, loss, cv or cv-loss.
+        select: best, smallest of those that are not distinguishably worse, or a soup of several.
         finetune_epochs: further epochs for the chosen subnet alone.
         workers: processes that evaluate candidates, more than one by Ray (extra ray); same result.
         ray: address of a Ray cluster where the workers shall be ("auto" for one that runs here).
@@ -114,6 +119,8 @@ def search(
         "budget": None if budget is None else parse_count(budget),
         "strategy": strategy,
         "generations": generations,
+        "fitness": fitness,
+        "select": select,
         "finetune_epochs": finetune_epochs,
         "workers": workers,
         "ray": ray,
@@ -124,12 +131,14 @@ def search(
     config = RunConfig.load(run)
     with ConsoleProgress() as progress, locked(Path(run if out is None else out)):
         made = Run(_searched_anew(config, {key: v for key, v in given.items() if v is not None}, out), progress)
-        best = made.search().winner
+        found = made.search()
         made.tune()
         report = made.report()
     result = {
-        "val_accuracy": best.score.accuracy,
-        "parameters": best.size,
+        "val_accuracy": found.score.accuracy,
+        "parameters": made.size,
+        "soup_of": None if found.soup is None else len(found.soup.weights),
+        "no_worse": len(found.ties),
         "structure": str(made.folder / "structure.json"),
         "adapter": str(made.folder / "adapter.safetensors"),
         "report": str(report),
@@ -192,7 +201,8 @@ def merge(
     target = path.with_name(name) if out is None else Path(out)
     if target.is_dir():
         raise ConfigError(f"{target} is a folder: give --out FILE, such as {target / name}")
-    about = {key: values[key] for key in ("backbone", "backbone_arguments", "classes", "preprocessing", "structure")}
+    kept = ("backbone", "backbone_arguments", "classes", "preprocessing", "structure", "soup")
+    about = {key: values[key] for key in kept if key in values}
     save_merged(plain, target, about | {"alpha": alpha, "verification": figures})
     result: dict[str, Any] = {"merged": str(target), "alpha": alpha, **figures}
     print_results(result | {"created_biases": list(net.created_biases())}, json)

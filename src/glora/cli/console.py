@@ -133,7 +133,8 @@ def print_table(folder: Path, metrics: Mapping[str, Any], as_json: bool) -> None
     }
     check = metrics["verification"]
     if as_json:
-        print_json({"table": metrics["table"], "verification": check, **files})
+        found = {key: metrics[key] for key in ("gains", "verdict", "tau") if key in metrics}
+        print_json({"table": metrics["table"], **found, "verification": check, **files})
         return
     console = stdout()
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -151,6 +152,8 @@ def print_table(folder: Path, metrics: Mapping[str, Any], as_json: bool) -> None
             row["note"],
         )
     console.print(table)
+    if verdict := metrics.get("verdict"):
+        console.print(f"\n{verdict}", markup=False, soft_wrap=True)
     same = "same predictions" if check["same_predictions"] else "predictions differ"
     console.print(
         f"\nmerged = adapted: logits differ by at most {check['max_difference']:.1e} on {check['batch']} images, {same}"

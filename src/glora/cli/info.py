@@ -136,6 +136,8 @@ def print_file(path: Path, as_json: bool) -> None:
         lines.append(("parameters", f"{values['parameters']:,}"))
     if kind == "merged":
         lines += _merged_lines(path, values)
+    if "soup" in values:
+        lines.append(("soup", f"the mean of {len(values['soup']['weights'])} subnets' weights, in one"))
     for name, text in lines:
         console.print(f"{name:<12}{text}", markup=False)
     if "structure" in values:

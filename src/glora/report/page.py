@@ -11,9 +11,10 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from glora.evidence import Gain
 from glora.files import write_text
 from glora.report import figures, forms, summary, words
-from glora.report.read import Data, Metrics, Run, read_run
+from glora.report.read import Data, Metrics, Run, Tau, read_run
 from glora.structure import TENSORS
 
 __all__ = ["render", "write_report"]
@@ -128,6 +129,8 @@ def _metric_facts(metrics: Metrics) -> list[tuple[str, list[tuple[str, str]]]]:
                 ("head parameters", "" if metrics.head_size is None else f"{metrics.head_size:,}"),
             ],
         ),
+        ("More accurate than", [(f"{gain.over}, {part}", _gain(gain)) for part, gain in metrics.gains]),
+        ("Structures trained alone", _tau_facts(metrics.tau) if metrics.tau else []),
         (
             "Merge, checked",
             [
@@ -138,6 +141,22 @@ def _metric_facts(metrics: Metrics) -> list[tuple[str, list[tuple[str, str]]]]:
         ),
         ("Time", [(stage, words.duration(seconds)) for stage, seconds in metrics.seconds.items()]),
         ("Versions", [(name, _plain(version)) for name, version in metrics.versions.items()]),
+    ]
+
+
+def _gain(gain: Gain) -> str:
+    low, high = 100 * gain.low, 100 * gain.high
+    return f"{100 * gain.difference:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f}"
+
+
+def _tau_facts(tau: Tau) -> list[tuple[str, str]]:
+    return [
+        ("structures, epochs", f"{tau.structures}, {tau.epochs}"),
+        (
+            "Kendall's tau with the supernet",
+            words.number(tau.value) if tau.value is not None else "all scores are equal",
+        ),
+        ("alone minus in the supernet", f"{100 * tau.gap:+.1f} points in the mean"),
     ]
 
 

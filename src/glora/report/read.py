@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from glora.errors import CheckpointError, StructureError
+from glora.evidence import Gain
 from glora.space import LayerShape
 from glora.structure import Structure
 
-__all__ = ["Candidate", "Chosen", "Data", "Epoch", "Layer", "Metrics", "Result", "Run", "Search", "read_run"]
+__all__ = ["Candidate", "Chosen", "Data", "Epoch", "Layer", "Metrics", "Result", "Run", "Search", "Tau", "read_run"]
 
 FORMAT = 1
 _SEARCH_FORMAT = 2
@@ -53,7 +54,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """What the search chose, and among what."""
+    """What the search chose, and among what; of a soup of ``soup_of`` subnets, the one that their mean is."""
 
     best: Candidate
     structure: Structure
@@ -62,6 +63,8 @@ class Chosen:
     space: dict[str, Any]
     budget: int | None
     range: tuple[int, int] | None
+    soup_of: int = 0
+    no_worse: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,16 @@ class Data:
 
 
 @dataclass(frozen=True, slots=True)
+class Tau:
+    """How well ranks in the supernet agree with those of structures trained alone; ``value`` may not exist."""
+
+    value: float | None
+    gap: float
+    structures: int
+    epochs: int
+
+
+@dataclass(frozen=True, slots=True)
 class Metrics:
     """What is known of the run as a whole; a field the file lacks is empty or None."""
 
@@ -130,6 +143,9 @@ class Metrics:
     verified_on: int | None
     same_predictions: bool | None
     command: str
+    verdict: str = ""
+    gains: tuple[tuple[str, Gain], ...] = ()
+    tau: Tau | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +279,7 @@ def _chosen(path: Path) -> Chosen | None:
         return None
     fields = _parse(_text(path), str(path))
     fields.check_format()
-    best = _Fields(fields.mapping("best"), f"{path}, 'best'")
+    best = _Fields(fields.mapping("best") | fields.mapping("soup"), f"{path}, 'best'")
     layers = tuple(_layer(_Fields(item, f"{path}, 'layers'")) for item in fields.items("layers"))
     try:
         structure = Structure(best.mapping("structure"))
@@ -282,6 +298,8 @@ def _chosen(path: Path) -> Chosen | None:
         space=fields.mapping("space"),
         budget=fields.integer("budget", None),
         range=(span[0], span[1]) if span else None,
+        soup_of=len(_Fields(fields.mapping("soup"), f"{path}, 'soup'").items("weights")),
+        no_worse=len(fields.items("ties")),
     )
 
 
@@ -337,7 +355,23 @@ def _metrics(path: Path) -> Metrics | None:
         verified_on=verification.integer("batch", None),
         same_predictions=verification.boolean("same_predictions"),
         command=fields.text("command"),
+        verdict=fields.text("verdict"),
+        gains=tuple(_gains(_Fields(fields.mapping("gains"), f"{path}, 'gains'"))),
+        tau=_tau(_Fields(fields.mapping("tau"), f"{path}, 'tau'")) if fields.mapping("tau") else None,
     )
+
+
+def _gains(fields: _Fields) -> Iterator[tuple[str, Gain]]:
+    for part in ("val", "test"):
+        for item in fields.items(part):
+            one = _Fields(item, f"{fields.where}, {part!r}")
+            difference, low, high = (one.number(name) for name in ("difference", "low", "high"))
+            yield part, Gain(one.text("over", ...), difference, low, high, one.integer("images"))
+
+
+def _tau(fields: _Fields) -> Tau:
+    numbers = fields.number("value", None), fields.number("gap")
+    return Tau(*numbers, structures=fields.integer("structures"), epochs=fields.integer("epochs"))
 
 
 def _data(fields: _Fields) -> Data:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -104,7 +105,7 @@ def our_row(run: Run) -> Result | None:
     if not table or not run.metrics:
         return None
     same_size = [row for row in table if run.chosen and row.parameters == run.chosen.best.size]
-    called_so = [row for row in table if "glora" in row.method.lower()]
+    called_so = [row for row in table if re.search("glora|searched|fixed structure", row.method.lower())]
     column, _ = _column(run.metrics)
     named = [row for row in same_size if row in called_so]
     return max(named or same_size or called_so or table, key=lambda row: _accuracy(row, column))
@@ -149,7 +150,8 @@ def _compared(metrics: Metrics, ours: Result) -> Headline:
     gap = score - _accuracy(rival, column)
     among = f"the best of the {len(others)} other methods" if len(others) > 1 else "the other method"
     where = "level with" if gap == 0 else f"{words.points(gap, n)} points {'above' if gap > 0 else 'below'}"
-    return Headline(f"{sentence}, {where} {rival.method}, {among}.", _caution(gap, error, _accuracy(rival, column), n))
+    caution = metrics.verdict or _caution(gap, error, _accuracy(rival, column), n)
+    return Headline(f"{sentence}, {where} {rival.method}, {among}.", caution)
 
 
 def _caution(gap: float, error: float | None, rival: float, n: int | None) -> str:
@@ -222,6 +224,9 @@ def _size_tile(run: Run) -> Tile | None:
     size, budget = run.chosen.best.size, run.chosen.budget
     frozen = sum(layer.shape.out_features * layer.shape.in_features for layer in run.chosen.layers)
     parts = [f"of a budget of {budget:,}"] if budget is not None else []
+    if run.chosen.soup_of:
+        limit = f", each within the budget of {budget:,}" if budget is not None else ""
+        parts = [f"in the mean of {run.chosen.soup_of} subnets{limit}"]
     parts += [f"{100 * size / frozen:.2g} % of the weights they adapt"] if frozen else []
     parts += [f"{run.metrics.head_size:,} more in the head"] if run.metrics and run.metrics.head_size else []
     return Tile(f"{size:,}", "", "adapter parameters", ", ".join(parts))
@@ -236,7 +241,10 @@ def _search_tile(run: Run) -> Tile | None:
     effort = run.metrics.effort if run.metrics else {}
     done, of = effort.get("sample_evaluations", math.nan), effort.get("of", math.nan)
     saved = f", {100 * done / of:.0f} % of the images evaluated" if done < of else ""
-    return Tile(f"{len(run.search.candidates):,}", "", "structures scored", f"{generations} generations{time}{saved}")
+    no_worse = run.chosen.no_worse if run.chosen else 0
+    ties = f"; {no_worse} not distinguishably worse than the best" if no_worse else ""
+    note = f"{generations} generations{time}{saved}{ties}"
+    return Tile(f"{len(run.search.candidates):,}", "", "structures scored", note)
 
 
 def _merge_tile(metrics: Metrics | None) -> Tile | None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from glora.strategies.ageing import AgeingEvolution
 from glora.strategies.archive import History, front
 from glora.strategies.evolution import Evolution
-from glora.strategies.loop import SearchResult, run_search
+from glora.strategies.loop import SearchResult, Select, Tie, run_search
 from glora.strategies.make import StrategyName, make_strategy
 from glora.strategies.nsga2 import NSGA2
 from glora.strategies.operators import crossover, legal_sample, mutate
 from glora.strategies.random_search import RandomSearch
-from glora.strategies.score import Candidate, Merit, Origin, Proposal, Score
+from glora.strategies.score import Candidate, Fitness, Merit, Origin, Proposal, Score
 from glora.strategies.scorer import Batches, Scorer
 from glora.strategies.strategy import Strategy
 from glora.strategies.surrogate import Surrogate
@@ -21,6 +21,7 @@ __all__ = [
     "Batches",
     "Candidate",
     "Evolution",
+    "Fitness",
     "History",
     "Merit",
     "Origin",
@@ -29,9 +30,11 @@ __all__ = [
     "Score",
     "Scorer",
     "SearchResult",
+    "Select",
     "Strategy",
     "StrategyName",
     "Surrogate",
+    "Tie",
     "crossover",
     "front",
     "legal_sample",

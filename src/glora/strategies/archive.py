@@ -1,4 +1,4 @@
-"""What a search has found so far: the file it goes on from, and the front of accuracy against size."""
+"""What a search has found so far: the file it goes on from, and the front of fitness against size."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _MEND = "cut the file off before that line to go on from there, or delete it to 
 
 
 def front(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
-    """The Pareto front, from small to large: no other candidate is as small and as accurate, and better in one.
+    """The Pareto front, from small to large: no other candidate is as small and as good, and better in one.
 
-    Failed candidates, and those whose evaluation was stopped, are left out; of several with the same size and
-    accuracy the best by rank is kept.
+    Good by what ranks first, the accuracy mostly. Failed candidates, and those whose evaluation was stopped, are left
+    out; of several with the same size and fitness the best by rank is kept.
     """
     able = sorted((c for c in candidates if not c.score.failed), key=Candidate.rank_key, reverse=True)
     kept: list[Candidate] = []
     for candidate in sorted(able, key=lambda c: c.size):
-        if not kept or candidate.score.accuracy > kept[-1].score.accuracy:
+        if not kept or candidate.score.key[0] > kept[-1].score.key[0]:
             kept.append(candidate)
     return tuple(kept)
 

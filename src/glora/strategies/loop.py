@@ -6,9 +6,10 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from glora.errors import CheckpointError, GloraError
+from glora.soup import Soup
 from glora.strategies.archive import History, front
 from glora.strategies.pruning import Hardness, bar_at
 from glora.strategies.score import Candidate, Merit, Proposal, Score
@@ -16,7 +17,28 @@ from glora.strategies.scorer import EachScorer, Scorer
 from glora.strategies.strategy import Strategy
 from glora.structure import Structure
 
-__all__ = ["SearchResult", "run_search"]
+__all__ = ["SearchResult", "Select", "Tie", "run_search"]
+
+Select = Literal["best", "smallest", "soup"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tie:
+    """A candidate that the data cannot tell from the best one.
+
+    Attributes:
+        candidate: which.
+        difference: by how much the best is better, in the fitness, on the same samples.
+        error: standard error of that difference, from the samples' own differences.
+    """
+
+    candidate: Candidate
+    difference: float
+    error: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, the candidate by its index."""
+        return {"index": self.candidate.index, "difference": self.difference, "error": self.error}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +46,23 @@ class SearchResult:
     """What a search found.
 
     Attributes:
-        winner: the candidate of the highest accuracy, then the lowest loss, then the fewest parameters.
-        front: the Pareto front of accuracy against size, from small to large.
-        history: every candidate, in the order asked for.
+        winner: the candidate that was selected: mostly the one that ranks highest.
+        front: the Pareto front of fitness against size, from small to large.
+        history: every candidate, in the order scored.
+        ties: candidates not distinguishably worse than the highest ranking one, which is among them, from small to
+            large; of those that were compared with it, see :func:`glora.selection.choose`.
+        soup: the mean of subnets to use instead of the winner, or None.
+        soup_score: of the soup, on the same samples as the candidates.
+        select: how winner and soup were selected.
     """
 
     winner: Candidate
     front: tuple[Candidate, ...]
     history: tuple[Candidate, ...]
+    ties: tuple[Tie, ...] = ()
+    soup: Soup | None = None
+    soup_score: Score | None = None
+    select: Select = "best"
 
     @property
     def best(self) -> Structure:
@@ -54,9 +85,25 @@ class SearchResult:
             "of": sum(score.of or 0 for score in scores),
         }
 
+    @property
+    def chosen(self) -> Structure | Soup:
+        """What to use: the soup if there is one, else the winner's structure."""
+        return self.winner.structure if self.soup is None else self.soup
+
+    @property
+    def score(self) -> Score:
+        """The score of what was chosen."""
+        return self.winner.score if self.soup_score is None else self.soup_score
+
     def to_dict(self) -> dict[str, Any]:
-        """The winner and the front as plain values, for ``structure.json``."""
-        return {"best": self.winner.to_dict(), "front": [candidate.to_dict() for candidate in self.front]}
+        """All but the history as plain values, for ``structure.json``."""
+        return {
+            "best": self.winner.to_dict(),
+            "select": self.select,
+            "ties": [tie.to_dict() for tie in self.ties],
+            **({"soup": self.soup.to_dict() | self.soup_score.to_dict()} if self.soup and self.soup_score else {}),
+            "front": [candidate.to_dict() for candidate in self.front],
+        }
 
 
 def run_search(
@@ -67,6 +114,7 @@ def run_search(
     *,
     about: Mapping[str, Any] | None = None,
     prune: bool = True,
+    keep: int = 0,
 ) -> SearchResult:
     """Score what the strategy asks for until it is done; structures that compute the same are scored once.
 
@@ -79,6 +127,7 @@ def run_search(
             the file; it is refused where they differ.
         prune: let a scorer stop where a candidate can neither come up to the strategy's bar nor be on the front.
             Winner, front and everything the strategy asks for are the same without.
+        keep: how many of the best are never stopped, whatever the strategy needs, for a choice among them.
 
     Raises:
         CheckpointError: if the file belongs to another search or is damaged.
@@ -89,7 +138,7 @@ def run_search(
     settings = strategy.settings if about is None else {**strategy.settings, "about": dict(about)}
     scorer = score if isinstance(score, Scorer) else EachScorer(score)
     with nullcontext() if history_path is None else History(history_path, settings) as history:
-        scoring = _Scoring(scorer, history, prune)
+        scoring = _Scoring(scorer, history, prune, keep)
         while not strategy.done:
             scores = []
             with closing(scoring.generation(strategy.ask(), strategy.bar)) as candidates:
@@ -105,9 +154,9 @@ def run_search(
 class _Scoring:
     """Makes proposals candidates: from the file, from an equivalent structure's score, or by the scorer (final)."""
 
-    def __init__(self, scorer: Scorer, history: History | None, prune: bool) -> None:
+    def __init__(self, scorer: Scorer, history: History | None, prune: bool, keep: int) -> None:
         self.replay = _Replay(history)
-        self._scorer, self._history, self._prune = scorer, history, prune
+        self._scorer, self._history, self._prune, self._keep = scorer, history, prune, keep
         self._hardness = Hardness(scorer.samples, scorer.batch_size)
         self._candidates: list[Candidate] = []
         # The last candidate of every canonical structure that has a score of its own.
@@ -116,7 +165,7 @@ class _Scoring:
     def generation(self, proposals: Sequence[Proposal], bar: Merit | None) -> Generator[Candidate]:
         """The candidates of a generation in order, each on file before the next one comes."""
         batches = self._hardness.batches(sort=bar is not None)
-        bar = bar if self._prune else None
+        bar = self._lowered(bar) if self._prune else None
         bars = [bar_at(proposal.size, bar, self._candidates) for proposal in proposals]
         keys = [self._scorer.canonical(proposal.structure) for proposal in proposals]
         found: list[Candidate] = []
@@ -139,6 +188,14 @@ class _Scoring:
                 yield candidate
         self._candidates += found
         self._hardness.count(found)
+
+    def _lowered(self, bar: Merit | None) -> Merit | None:
+        """The bar, or the worst of those to be kept if that is lower; None as long as there are fewer."""
+        if self._keep == 0:
+            return bar
+        able = (candidate for candidate in self._candidates if not candidate.score.failed)
+        kept = sorted(able, key=Candidate.rank_key, reverse=True)[: self._keep]
+        return _lower(bar, kept[-1].score.merit) if len(kept) == self._keep else None
 
     def _to_score(self, keys: Sequence[Structure], bars: Sequence[Merit | None]) -> dict[int, Merit | None]:
         """Places of the structures that no other one can lend its score, with the lowest bar of their equivalents."""

@@ -1,4 +1,4 @@
-"""NSGA-II (Deb et al. 2002) over accuracy and parameters: the whole front in one run, through ``pymoo``."""
+"""NSGA-II (Deb et al. 2002) over fitness and parameters: the whole front in one run, through ``pymoo``."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class _Selection:
     def survive(self, candidates: list[Candidate], count: int, rng: np.random.Generator) -> list[Candidate]:
         """At most ``count`` of the candidates: front by front, and of the last one the least crowded."""
         individuals = [
-            self._individual(np.array([-candidate.score.accuracy, candidate.size], dtype=float), candidate)
+            self._individual(np.array([-candidate.score.key[0], candidate.size], dtype=float), candidate)
             for candidate in candidates
         ]
         unconstrained = SimpleNamespace(has_constraints=lambda: False)

@@ -37,7 +37,8 @@ class Hardness:
         for candidate in candidates:
             score = candidate.score
             if score.right and score.same_as is None:
-                for index, right in enumerate(bits(score.right, score.samples)):
+                # A callable that scores one structure has no samples that are known here.
+                for index, right in enumerate(bits(score.right, len(self._wrong))):
                     if right == "0":
                         self._wrong[index] += 1
 

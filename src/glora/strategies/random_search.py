@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any, ClassVar, final
 
 from glora.space import BoundSpace
-from glora.strategies.score import Origin
+from glora.strategies.score import Merit, Origin
 from glora.strategies.strategy import Strategy
 from glora.structure import Structure
 
@@ -46,6 +46,11 @@ class RandomSearch(Strategy):
         super().__init__(space, budget, seed=seed, initial=initial)
         self.evaluations, self.batch = evaluations, batch
         self._check_batches(evaluations, batch)
+
+    @property
+    def bar(self) -> Merit | None:
+        """The best so far, once there is one: whatever is worse changes nothing."""
+        return next((candidate.score.merit for candidate in self._able()), None)
 
     def _settings(self) -> dict[str, Any]:
         return {"evaluations": self.evaluations, "batch": self.batch}

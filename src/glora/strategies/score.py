@@ -9,13 +9,14 @@ from typing import Any, Literal, NamedTuple
 
 from glora.structure import Structure
 
-__all__ = ["Candidate", "Merit", "Origin", "Proposal", "Score", "bits", "pack_bits"]
+__all__ = ["Candidate", "Fitness", "Merit", "Origin", "Proposal", "Score", "bits", "pack_bits"]
 
+Fitness = Literal["accuracy", "loss"]
 Origin = Literal["initial", "random", "mutant", "crossover", "predicted"]
 
 
 class Merit(NamedTuple):
-    """What scores are compared by first: a higher accuracy, then a lower loss."""
+    """What scores are compared by where accuracy ranks first: a higher accuracy, then a lower loss."""
 
     accuracy: float
     loss: float
@@ -33,13 +34,15 @@ class Score:
 
     Args:
         accuracy: fraction of the samples that are classified correctly; higher is better.
-        loss: mean loss; decides between equal accuracies.
+        loss: mean loss; lower is better.
         samples: number of samples it was measured on.
         right: which of them are classified correctly, see :func:`pack_bits`; empty if not known.
         bound: of an evaluation that was stopped, the highest accuracy and the lowest loss it could still have come
             to; then accuracy and loss are NaN.
         of: number of samples that a whole evaluation is measured on; ``samples`` if None.
         same_as: index of the candidate whose score this is, because both structures compute the same.
+        loss_error: standard error of the loss, NaN if unknown.
+        fitness: which of the two ranks first; the other decides between equals.
     """
 
     accuracy: float
@@ -49,9 +52,11 @@ class Score:
     bound: Merit | None = None
     of: int | None = None
     same_as: int | None = None
+    loss_error: float = math.nan
+    fitness: Fitness = "accuracy"
 
     def __post_init__(self) -> None:
-        for name in ("accuracy", "loss"):
+        for name in ("accuracy", "loss", "loss_error"):
             value = float(getattr(self, name))
             object.__setattr__(self, name, value if math.isfinite(value) and self.bound is None else math.nan)
         object.__setattr__(self, "samples", int(self.samples))
@@ -72,6 +77,18 @@ class Score:
         """Accuracy and loss."""
         return Merit(self.accuracy, self.loss)
 
+    @property
+    def key(self) -> tuple[float, float]:
+        """What ranks first and what decides between equals; greater is better."""
+        return (self.accuracy, -self.loss) if self.fitness == "accuracy" else (-self.loss, self.accuracy)
+
+    @property
+    def accuracy_error(self) -> float:
+        """Binomial standard error of the accuracy, NaN if unknown."""
+        if self.samples < 1 or not 0 <= self.accuracy <= 1:
+            return math.nan
+        return math.sqrt(self.accuracy * (1 - self.accuracy) / self.samples)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, NaN as None; what is not known or does not apply is left out."""
         value: dict[str, Any] = {
@@ -79,6 +96,10 @@ class Score:
             "loss": None if math.isnan(self.loss) else self.loss,
             "samples": self.samples,
         }
+        if not math.isnan(self.loss_error):
+            value["loss_error"] = self.loss_error
+        if self.fitness != "accuracy":
+            value["fitness"] = self.fitness
         if self.bound is not None:
             value |= {"of": self.of, "bound": self.bound._asdict()}
         if self.right:
@@ -98,7 +119,15 @@ class Score:
         accuracy, loss = (math.nan if value[name] is None else value[name] for name in ("accuracy", "loss"))
         bound = Merit(**value["bound"]) if "bound" in value else None
         return cls(
-            accuracy, loss, value["samples"], value.get("right", ""), bound, value.get("of"), value.get("same_as")
+            accuracy,
+            loss,
+            value["samples"],
+            value.get("right", ""),
+            bound,
+            value.get("of"),
+            value.get("same_as"),
+            value.get("loss_error", math.nan),
+            value.get("fitness", "accuracy"),
         )
 
 
@@ -141,13 +170,13 @@ class Candidate:
     score: Score
 
     def rank_key(self) -> tuple[bool, float, float, int, int]:
-        """Greater is better: accuracy, then lower loss, then fewer parameters, then the earlier one.
+        """Greater is better: accuracy, then lower loss (or the other way round), then fewer parameters, then earlier.
 
         A failed score ranks below every other. No two candidates of a search have equal keys.
         """
         if self.score.failed:
             return (False, 0.0, 0.0, -self.size, -self.index)
-        return (True, self.score.accuracy, -self.score.loss, -self.size, -self.index)
+        return (True, *self.score.key, -self.size, -self.index)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, NaN as None; :meth:`from_dict` is the inverse."""

@@ -17,9 +17,13 @@ from glora.data.samples import Samples
 from glora.errors import CheckpointError, ConfigError, DataError, GloraError, TargetError
 from glora.evaluate import logits_of
 from glora.precision import autocast
+from glora.structure import Structure
+from glora.train.average import Average
 from glora.train.checkpointing import checkpointed_modules
+from glora.train.paths import Paths
 from glora.train.processes import Processes
-from glora.train.schedule import draw_structure, image_order, learning_rate
+from glora.train.rates import Rates
+from glora.train.schedule import image_order, learning_rate
 from glora.train.settings import TrainSettings
 from glora.train.state import load_state, save_state
 from glora.trainable import Trainable
@@ -57,28 +61,38 @@ class Loop:
         if not self.parameters:
             raise TargetError("nothing to train: there is no adapter parameter and no head")
         self.buffers = net.trained_buffers()
+        self.average = Average(self.parameters, settings.ema)
+        self.rates = Rates(net, settings.lr_scale)
         self.optimizer = torch.optim.AdamW(
-            self.parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
+            self.rates.groups, lr=settings.lr, weight_decay=settings.weight_decay, fused=True
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
         self.steps = len(train) // settings.batch_size
+        self.paths = Paths(net.bound, settings, self.steps * settings.epochs)
+        # In a space of one point the second structure would be the first.
+        self.twins = settings.consistency > 0 and net.bound.cardinality > 1
         self.step = 0
         self.lr = 0.0
         self.identity: dict[str, Any] = {}
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """What a training changes and a checkpoint holds, beside the optimiser's state."""
+        return self.parameters | self.buffers | self.average.tensors
 
     def resume(self, path: Path | None) -> list[EpochRecord]:
         """Restore a checkpoint, if there is one; the records of the epochs that it holds."""
         history: list[EpochRecord] = []
         if path is not None:
             self.identity = _identity(self.net, self.train, self.settings)
-            progress = load_state(path, self.parameters | self.buffers, self.optimizer, self.identity)
+            progress = load_state(path, self.tensors, self.optimizer, self.identity)
             if progress is not None:
                 self.scaler.load_state_dict(progress["scaler"])
                 history = [EpochRecord(**record) for record in progress["history"]]
                 self.step = history[-1].step
         if self.processes.decide(self.step) != self.step:
             raise CheckpointError(f"the processes see different checkpoints at {path}: use a disk that all can read")
-        self.processes.share([*self.parameters.values(), *self.buffers.values()])
+        self.processes.share(self.tensors.values())
         return history
 
     def checkpoint(self, path: Path, history: list[EpochRecord]) -> None:
@@ -89,7 +103,7 @@ class Loop:
                 "history": [r.to_dict() for r in history],
                 "scaler": self.scaler.state_dict(),
             }
-            save_state(path, self.parameters | self.buffers, self.optimizer, progress)
+            save_state(path, self.tensors, self.optimizer, progress)
         self.processes.wait()
 
     def epoch(self, epoch: int, on_step: Callable[[int, int, float], None] | None) -> float:
@@ -112,18 +126,19 @@ class Loop:
 
     def _step(self, batch: Tensor, progress: float) -> Tensor:
         self.lr = learning_rate(self.settings, progress)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr
-        self.net.activate(draw_structure(self.net.bound, self.settings.seed, self.step))
+        structure = self.paths(self.step)
+        self.net.activate(structure)
         mine = batch[self.processes.index :: self.processes.count]
-        labels = self.train.labels[mine].to(self.device)
+        labels, inputs = self.train.labels[mine].to(self.device), self.train.inputs(mine).to(self.device)
         with autocast(self.device, self.settings.precision):
-            logits = logits_of(self.net(self.train.inputs(mine).to(self.device)))
+            wanted = self._twin_logits(inputs, structure) if self.twins else None
+            logits = logits_of(self.net(inputs))
             if self.step == 0:
                 self._check_first(logits)
             # A share of the global batch's mean, so that the sum over processes is that mean.
-            loss = F.cross_entropy(logits.float(), labels, reduction="sum") / len(batch)
-        self.optimizer.zero_grad(set_to_none=True)
+            loss = self._loss(logits.float(), labels, wanted) / len(batch)
+        self.optimizer.zero_grad(set_to_none=True)  # before the groups change, whose old members have the gradients
+        self.rates.apply(self.optimizer.param_groups, structure, self.lr)
         if loss.requires_grad:  # not where no support tensor was drawn and there is no head
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         loss = loss.detach()
@@ -134,6 +149,23 @@ class Loop:
             self.scaler.step(self.optimizer)
             self.scaler.update()
         self.step += 1
+        self.average.update(self.step)
+        return loss
+
+    @torch.no_grad()
+    def _twin_logits(self, inputs: Tensor, structure: Structure) -> Tensor:
+        """What a second structure gives, as it is: a target, so that each backward is of ``structure`` only."""
+        self.net.activate(self.paths.twin(self.step))
+        logits = logits_of(self.net(inputs)).float()
+        self.net.activate(structure)
+        return logits
+
+    def _loss(self, logits: Tensor, labels: Tensor, wanted: Tensor | None) -> Tensor:
+        """The sum over a batch of cross-entropy and, with ``wanted``, of the divergence from it."""
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        if wanted is not None:
+            found, target = logits.log_softmax(1), wanted.log_softmax(1)
+            loss = loss + self.settings.consistency * F.kl_div(found, target, reduction="sum", log_target=True)
         return loss
 
     def _check_first(self, logits: Tensor) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from functools import partial
 
 from glora.space import BoundSpace
-from glora.structure import Form, Structure
+from glora.structure import Structure
+from glora.train.paths import dearest
 
 __all__ = ["probe_structures"]
 
@@ -16,11 +16,7 @@ def probe_structures(bound: BoundSpace, count: int, seed: int) -> dict[str, Stru
     """The smallest and the largest structure and ``count`` random ones, always the same for one seed."""
     if bound.cardinality == 1:
         return {"fixed": bound.sample(random.Random(seed))}
-    extremes = {"smallest": _extreme(bound, min), "largest": _extreme(bound, max)}
+    cheapest = {gene: min(bound.choices(*gene), key=partial(bound.cost, *gene)) for gene in bound.genes}
+    extremes = {"smallest": bound.build(cheapest), "largest": bound.build(dearest(bound))}
     generator = random.Random(f"probes {seed}")
     return extremes | {f"random-{i}": bound.sample(generator) for i in range(count)}
-
-
-def _extreme(bound: BoundSpace, choose: Callable[..., Form]) -> Structure:
-    """The structure of the cheapest forms, or of the dearest."""
-    return bound.build({gene: choose(bound.choices(*gene), key=partial(bound.cost, *gene)) for gene in bound.genes})

@@ -1,18 +1,13 @@
-"""The learning rate of an epoch, and the random draws of a step: both functions of the step alone.
-
-Nothing here has a state, so a resumed run needs none restored and all processes draw alike.
-"""
+"""The learning rate of a step and the order of the images: functions of the step and the seed, without a state."""
 
 from __future__ import annotations
 
 import math
 import random
 
-from glora.space import BoundSpace
-from glora.structure import Structure
 from glora.train.settings import TrainSettings
 
-__all__ = ["draw_structure", "image_order", "learning_rate"]
+__all__ = ["image_order", "learning_rate"]
 
 
 def learning_rate(settings: TrainSettings, progress: float) -> float:
@@ -28,11 +23,6 @@ def learning_rate(settings: TrainSettings, progress: float) -> float:
         start = min(settings.warmup_lr, settings.lr)
         return start + (settings.lr - start) * progress / warmup
     return low + (settings.lr - low) * (1 + math.cos(math.pi * progress / settings.epochs)) / 2
-
-
-def draw_structure(bound: BoundSpace, seed: int, step: int) -> Structure:
-    """The structure of training step ``step``: every form uniform and independent, from a generator of its own."""
-    return bound.sample(random.Random(f"structure {seed} {step}"))
 
 
 def image_order(count: int, seed: int, epoch: int) -> list[int]:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from glora.errors import ConfigError
 from glora.precision import Precision
 
-__all__ = ["TrainSettings"]
+__all__ = ["PathRule", "TrainSettings"]
+
+PathRule = Literal["uniform", "fair", "sandwich", "warmup"]
+_PATHS = ("uniform", "fair", "sandwich", "warmup")
+_NOT_NEGATIVE = ("lr", "weight_decay", "warmup_epochs", "warmup_lr", "min_lr")
+_SCALED = ("rank", "vector", "scalar", "head")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +35,16 @@ class TrainSettings:
         seed: of the order of images, the structures drawn and drop path.
         probes: random structures that are evaluated along the way, beside the smallest and the largest.
         evaluations: how many times the probes are evaluated, spread evenly; 0 for never.
+        paths: how a step's structure is drawn, see :class:`glora.train.paths.Paths`.
+        path_warmup: share of the training over which ``paths="warmup"`` moves from the largest structure to random
+            ones.
+        none_rate: probability that a tensor is drawn as none where it may be; None for as often as any other form.
+        ema: decay, by steps, of the moving average of support tensors and head that is evaluated and kept; 0 for no
+            average.
+        lr_scale: factors of the learning rate for a tensor that acts as rank, vector or scalar in a step, and for the
+            head; 1 for what is not named.
+        consistency: weight of a KL divergence that draws the step's logits to those of a second structure on the same
+            batch; costs a second forward. 0 for none.
     """
 
     epochs: int = 100
@@ -42,13 +59,41 @@ class TrainSettings:
     seed: int = 0
     probes: int = 2
     evaluations: int = 10
+    paths: PathRule = "uniform"
+    path_warmup: float = 0.25
+    none_rate: float | None = None
+    ema: float = 0.0
+    lr_scale: Mapping[str, float] | None = None
+    consistency: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("lr", "weight_decay", "warmup_epochs", "warmup_lr", "min_lr", "probes", "evaluations"):
+        for name in (
+            "lr",
+            "weight_decay",
+            "warmup_epochs",
+            "warmup_lr",
+            "min_lr",
+            "probes",
+            "evaluations",
+            "consistency",
+        ):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} must not be negative, but is {getattr(self, name)}")
         if self.precision not in ("fp32", "bf16", "fp16"):
             raise ConfigError(f"precision must be fp32, bf16 or fp16, not {self.precision!r}")
+        if self.paths not in _PATHS:
+            raise ConfigError(f"paths must be one of {', '.join(_PATHS)}, not {self.paths!r}")
+        for name, most in (("path_warmup", 1), ("none_rate", 1), ("ema", 0.999999)):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= most:
+                raise ConfigError(f"{name} must be from 0 to {most}, but is {value}")
+        if self.paths == "fair" and self.none_rate is not None:
+            raise ConfigError("paths=fair draws every form equally often: leave none_rate out")
+        for name, scale in (self.lr_scale or {}).items():
+            if name not in _SCALED:
+                raise ConfigError(f"lr_scale has factors for {', '.join(_SCALED)}, not for {name!r}")
+            if not 0 <= scale < float("inf"):
+                raise ConfigError(f"lr_scale of {name} must not be negative or infinite, but is {scale}")

@@ -35,7 +35,7 @@ def train_supernet(
     on_step: Callable[[int, int, float], None] | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
 ) -> tuple[EpochRecord, ...]:
-    """Train all support tensors and the head, one random structure per optimiser step (paper, section 3.3).
+    """Train all support tensors and the head, one structure per optimiser step, random (paper, section 3.3) or not.
 
     With a space of one point (a preset) this is ordinary fine-tuning of that structure. Under ``accelerate launch``
     or ``torchrun`` every process takes its share of each batch and draws the same structure.
@@ -91,8 +91,9 @@ def fit(
         checkpointed = time.monotonic()
         for epoch in range(len(history), settings.epochs):
             loss = loop.epoch(epoch, on_step)
-            due = probes is not None and probes.due(epoch)
-            record = EpochRecord(epoch + 1, loop.step, loss, loop.lr, probes.scores() if probes and due else None)
+            with loop.average.in_place():
+                scores = probes.scores() if probes and probes.due(epoch) else None
+            record = EpochRecord(epoch + 1, loop.step, loss, loop.lr, scores)
             history.append(record)
             late = path is not None and loop.processes.decide(time.monotonic() - checkpointed > _CHECKPOINT_SECONDS)
             if path is not None and (late or epoch + 1 == settings.epochs):
@@ -100,6 +101,7 @@ def fit(
                 checkpointed = time.monotonic()
             if on_epoch is not None:
                 on_epoch(record)
+    loop.average.settle()
     net.eval()
     return tuple(history)
 
