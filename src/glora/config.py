@@ -86,7 +86,7 @@ class RunConfig:
         ema: decay of the moving average of the trained tensors that is kept, such as 0.99; 0 for the last values.
         lr_scale: factors of the learning rate by what a tensor acts as, and for the head: "{vector: 2, head: 0.5}".
         consistency: weight of the divergence between two structures on the same batch; costs a second forward.
-        batch_size: images in a training step.
+        batch_size: most images in a training step; an epoch has them all, in batches as equal as can be.
         eval_batch_size: images in a forward of an evaluation; 25 to 50 is fastest on a CPU.
         drop_path: rate of stochastic depth in training; 0.1 where the model has any, if not given.
         precision: "auto" for bf16 where the device has it in hardware and fp32 elsewhere, or fp32, bf16, fp16.
@@ -96,9 +96,9 @@ class RunConfig:
             'glora[nsga2]') or "surrogate"; all score population * (generations + 1) structures.
         generations: of the search, after a first one of random structures.
         population: candidates in a generation.
-        parents: of evolution: best candidates ever that the next generation is bred from.
-        mutants: of evolution: of a generation, made by mutation.
-        crossovers: of evolution: of a generation, made by crossover.
+        parents: of evolution: best candidates ever that are bred from; a fifth of the population if not given.
+        mutants: of evolution: of a generation, made by mutation; half of it if not given.
+        crossovers: of evolution: of a generation, made by crossover; half of it if not given.
         mutation: probability with which a mutation redraws each form; 0.2 for evolution, 0.05 for ageing and 0.01 for
             nsga2, if not given.
         prune: stop evaluating a candidate once it can matter no more; all that is found is the same. Only with
@@ -158,9 +158,9 @@ class RunConfig:
     strategy: StrategyName = "evolution"
     generations: int = 20
     population: int = 50
-    parents: int = 10
-    mutants: int = 25
-    crossovers: int = 25
+    parents: int | None = None
+    mutants: int | None = None
+    crossovers: int | None = None
     mutation: float | None = None
     prune: bool = True
     workers: int = 1

@@ -20,7 +20,4 @@ def demo_config(out: str) -> RunConfig:
         batch_size=32,
         generations=5,
         population=20,
-        parents=5,
-        mutants=10,
-        crossovers=10,
     )

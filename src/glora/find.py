@@ -62,9 +62,9 @@ def search(
     strategy: StrategyName | Strategy = "evolution",
     generations: int = 20,
     population: int = 50,
-    parents: int = 10,
-    mutants: int = 25,
-    crossovers: int = 25,
+    parents: int | None = None,
+    mutants: int | None = None,
+    crossovers: int | None = None,
     probability: float | None = None,
     fitness: Signal = "accuracy",
     folds: Sequence[Fold] | None = None,
@@ -93,9 +93,9 @@ def search(
             evaluations; or a strategy already made for ``net.bound``, with its own budget, seed and numbers.
         generations: after a first one of random structures.
         population: candidates a generation.
-        parents: of evolution: best candidates ever that the next generation is bred from.
-        mutants: of evolution: of a generation, made by mutation.
-        crossovers: of evolution: of a generation, made by crossover.
+        parents: of evolution: best candidates ever that are bred from; a fifth of the population if None.
+        mutants: of evolution: of a generation, made by mutation; half of it if None.
+        crossovers: of evolution: of a generation, made by crossover; half of it if None.
         probability: with which a mutation redraws each form; the strategy's own default if None (0.2 for evolution).
         fitness: what ranks first: "accuracy" or "loss" on ``val_data``, or "cv" or "cv-loss", the same over the
             held-out samples of ``folds``.

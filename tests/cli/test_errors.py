@@ -125,7 +125,6 @@ def test_a_yaml_file_that_will_not_do(text: str, message: str, tmp_path: Path) -
         ({"lr": -1}, "lr must not be negative, but is -1.0"),
         ({"budget": "lots"}, "budget 'lots' is no number of parameters: write 300000, 300k or 0.3M"),
         ({"seed": -1}, "seed is 0 or more, not -1"),
-        ({"batch_size": 500}, "36 training images do not fill a batch of 500: lower batch_size"),
         ({"val_fraction": 0.9}, "val_fraction 0.9 and test_fraction 0.2: the first is above 0"),
         ({"drop_path": 1}, "drop_path must be at least 0 and below 1"),
         ({"layers": "block.*"}, r"layers='block\.\*' matches no layer that can be adapted; near misses: blocks\."),

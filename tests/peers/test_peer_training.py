@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -70,11 +71,10 @@ def test_training_is_adamw_on_the_supernets_batches(name: str) -> None:
     parameters = [p for p in net.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1.0, weight_decay=1e-4)
     settings = TrainSettings(epochs=3, batch_size=BATCH, lr=1e-2, seed=4)
-    steps = COUNT // BATCH
+    steps = -(-COUNT // BATCH)
     for epoch in range(3):
         order = image_order(COUNT, 4, epoch)
-        for i in range(steps):
-            batch = order[i * BATCH : (i + 1) * BATCH]
+        for i, batch in enumerate(np.array_split(order, steps)):
             optimizer.param_groups[0]["lr"] = learning_rate(settings, epoch + i / steps)
             optimizer.zero_grad()
             nn.functional.cross_entropy(net(IMAGES[batch]), LABELS[batch]).backward()
@@ -98,7 +98,7 @@ def test_batches_are_those_of_the_supernet() -> None:
         fit(net, samples, settings=SHORT)
         reads.append(samples.read)
     assert reads[0] == reads[1]
-    assert len(reads[0]) == 3 * (COUNT // BATCH)
+    assert len(reads[0]) == 3 * -(-COUNT // BATCH)
 
 
 def test_a_point_of_the_space_is_trained_as_the_preset_is() -> None:

@@ -21,7 +21,7 @@ from glora.train.paths import Paths
 from glora.train.probes import probe_structures
 from helpers import MLP
 
-STEPS = COUNT // BATCH
+STEPS = -(-COUNT // BATCH)
 SETTINGS = TrainSettings(epochs=6, batch_size=BATCH, lr=5e-3, weight_decay=0.05, evaluations=3, probes=1)
 
 

@@ -155,7 +155,7 @@ def test_training_is_the_plain_loop(space: str, gains: Any) -> None:
     oracle, data = HandWritten(net), Watched(net, X.double())
     losses: list[float] = []
     records = train_supernet(net, data, settings=settings, on_step=lambda *step: losses.append(step[2]))
-    steps = COUNT // BATCH
+    steps = -(-COUNT // BATCH)
     wanted = [
         oracle.step(X[batch], Y[batch], structure, rate(settings, i, steps), settings.weight_decay)
         for i, (batch, structure) in enumerate(data.read)
@@ -173,12 +173,11 @@ def test_every_step_draws_a_structure_and_every_epoch_a_new_order() -> None:
     net = net_of()
     data = Watched(net, X)
     train_supernet(net, data, settings=TrainSettings(epochs=6, batch_size=BATCH))
-    orders = [[i for batch, _ in data.read[first : first + 4] for i in batch] for first in range(0, 24, 4)]
-    assert all(len(batch) == BATCH for batch, _ in data.read)
-    assert all(len(set(order)) == 20 for order in orders)  # nothing twice in an epoch, and the last three are left out
+    orders = [[i for batch, _ in data.read[first : first + 5] for i in batch] for first in range(0, 30, 5)]
+    assert {len(batch) for batch, _ in data.read} == {4, 5}
+    assert all(sorted(order) == list(range(COUNT)) for order in orders)
     assert len({tuple(order) for order in orders}) == 6
-    assert set().union(*orders) == set(range(COUNT))
-    assert len({structure for _, structure in data.read}) == 24
+    assert len({structure for _, structure in data.read}) == 30
     assert all(net.bound.contains(structure) for _, structure in data.read)
 
 
@@ -189,9 +188,9 @@ def test_callbacks_are_told_every_step_and_epoch() -> None:
         net_of(), (X, Y), (X, Y), SHORT, on_step=lambda *step: told.append(step), on_epoch=epochs.append
     )
     assert tuple(epochs) == records
-    assert [(step, steps) for step, steps, _ in told] == [(i + 1, 16) for i in range(16)]
-    assert [(r.epoch, r.step) for r in records] == [(1, 4), (2, 8), (3, 12), (4, 16)]
-    means = [math.fsum(loss for *_, loss in told[i : i + 4]) / 4 for i in range(0, 16, 4)]
+    assert [(step, steps) for step, steps, _ in told] == [(i + 1, 20) for i in range(20)]
+    assert [(r.epoch, r.step) for r in records] == [(1, 5), (2, 10), (3, 15), (4, 20)]
+    means = [math.fsum(loss for *_, loss in told[i : i + 5]) / 5 for i in range(0, 20, 5)]
     assert [r.loss for r in records] == pytest.approx(means, rel=1e-12)
     assert [set(r.to_dict()) - {"epoch", "step", "loss", "lr"} for r in records] == [set(), {"probes"}] * 2
 
@@ -546,13 +545,18 @@ def test_a_killed_process_goes_on_and_ends_with_the_same(tmp_path: Path, environ
 # What is refused
 
 
-def test_data_that_does_not_fill_a_batch_is_refused() -> None:
+def test_data_that_does_not_fill_a_batch_is_one() -> None:
+    data = Watched(net := net_of(), X)
+    train_supernet(net, data, settings=TrainSettings(epochs=2, batch_size=100))
+    assert [sorted(batch) for batch, _ in data.read] == [list(range(COUNT))] * 2
+
+
+def test_no_data_is_refused() -> None:
     net = net_of()
     before = state(net)
-    with pytest.raises(DataError, match="23 training images do not fill a batch of 24: lower batch_size"):
-        train_supernet(net, (X, Y), settings=TrainSettings(batch_size=24))
+    with pytest.raises(DataError, match="there are no training images"):
+        train_supernet(net, TensorSamples(X[:0], []), settings=TrainSettings(batch_size=24))
     assert same(net, before)
-    assert len(train_supernet(net, (X, Y), settings=TrainSettings(epochs=1, batch_size=23))) == 1
 
 
 @pytest.mark.parametrize("place", [0, COUNT - 1])

@@ -125,12 +125,12 @@ def search(
         "workers": workers,
         "ray": ray,
     }
+    changes = {key: value for key, value in given.items() if value is not None}
     if population is not None:
-        half, parents = population // 2, min(population, max(2, population // 5))
-        given |= {"population": population, "mutants": half, "crossovers": half, "parents": parents}
+        changes |= {"population": population, "mutants": None, "crossovers": None, "parents": None}
     config = RunConfig.load(run)
     with ConsoleProgress() as progress, locked(Path(run if out is None else out)):
-        made = Run(_searched_anew(config, {key: v for key, v in given.items() if v is not None}, out), progress)
+        made = Run(_searched_anew(config, changes, out), progress)
         found = made.search()
         made.tune()
         report = made.report()

@@ -28,9 +28,9 @@ class Evolution(Strategy):
         seed: of all draws.
         generations: after the first, random one.
         population: candidates a generation.
-        parents: how many of the best are bred from; failed candidates never are.
-        mutants: of a generation, made by mutation.
-        crossovers: of a generation, made by crossover.
+        parents: how many of the best are bred from, a fifth of the population if None; failed candidates never are.
+        mutants: of a generation, made by mutation; half of it if None.
+        crossovers: of a generation, made by crossover; half of it if None.
         probability: with which a mutation redraws each form of each layer.
         initial: structures of generation 0, scored first; they count towards its population.
 
@@ -50,15 +50,18 @@ class Evolution(Strategy):
         seed: int = 0,
         generations: int = 20,
         population: int = 50,
-        parents: int = 10,
-        mutants: int = 25,
-        crossovers: int = 25,
+        parents: int | None = None,
+        mutants: int | None = None,
+        crossovers: int | None = None,
         probability: float = 0.2,
         initial: Iterable[Structure] = (),
     ) -> None:
         super().__init__(space, budget, seed=seed, initial=initial)
         self.generations, self.population = generations, population
-        self.parents, self.mutants, self.crossovers = parents, mutants, crossovers
+        half = population // 2
+        self.parents = min(population, max(2, population // 5)) if parents is None else parents
+        self.mutants = half if mutants is None else mutants
+        self.crossovers = half if crossovers is None else crossovers
         self.probability = probability
         self._check_numbers()
 

@@ -26,9 +26,9 @@ def make_strategy(
     seed: int = 0,
     generations: int = 20,
     population: int = 50,
-    parents: int = 10,
-    mutants: int = 25,
-    crossovers: int = 25,
+    parents: int | None = None,
+    mutants: int | None = None,
+    crossovers: int | None = None,
     probability: float | None = None,
 ) -> Strategy:
     """A strategy that asks for ``population * (generations + 1)`` candidates, or fewer where the space has no more.
@@ -41,9 +41,9 @@ def make_strategy(
         generations: after a first one of random structures.
         population: candidates a generation; ageing evolution, whose queue is as long, asks for a fifth at a time and
             takes the best of a fourth as a parent.
-        parents: of evolution: how many of the best are bred from.
-        mutants: of evolution: of a generation, made by mutation.
-        crossovers: of evolution: of a generation, made by crossover.
+        parents: of evolution: how many of the best are bred from; a fifth of the population if None.
+        mutants: of evolution: of a generation, made by mutation; half of it if None.
+        crossovers: of evolution: of a generation, made by crossover; half of it if None.
         probability: with which a mutation redraws each form; None for the strategy's own default.
 
     Raises:

@@ -67,7 +67,7 @@ class Loop:
             self.rates.groups, lr=settings.lr, weight_decay=settings.weight_decay, fused=True
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
-        self.steps = len(train) // settings.batch_size
+        self.steps = math.ceil(len(train) / settings.batch_size)
         self.paths = Paths(net.bound, settings, self.steps * settings.epochs)
         # In a space of one point the second structure would be the first.
         self.twins = settings.consistency > 0 and net.bound.cardinality > 1
@@ -114,8 +114,7 @@ class Loop:
         torch.manual_seed(1_000_003 * self.settings.seed + 1009 * epoch + self.processes.index)
         order = torch.tensor(image_order(len(self.train), self.settings.seed, epoch))
         losses = []
-        for i in range(self.steps):
-            batch = order[i * self.settings.batch_size : (i + 1) * self.settings.batch_size]
+        for i, batch in enumerate(order.tensor_split(self.steps)):
             losses.append(self._step(batch, epoch + i / self.steps))
             if on_step is not None:
                 on_step(self.step, self.steps * self.settings.epochs, float(losses[-1]))

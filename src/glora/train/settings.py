@@ -28,7 +28,7 @@ class TrainSettings:
         warmup_epochs: epochs of linear warm-up; at most a tenth of all epochs is used.
         warmup_lr: learning rate that the warm-up starts from.
         min_lr: learning rate that the cosine ends at.
-        batch_size: images a step, over all processes; a last incomplete batch is dropped.
+        batch_size: most images a step, over all processes; an epoch has them all, in batches as equal as can be.
         precision: fp32, or autocast to bf16 or fp16; support tensors stay float32.
         checkpoint_blocks: keep only the inputs of the model's blocks for backward and compute the rest again: a third
             more time for a fraction of the memory; for models of timm and transformers.

@@ -55,7 +55,7 @@ def train_supernet(
     Raises:
         CheckpointError: if ``state`` is damaged or belongs to a training with other settings or weights.
         ConfigError: if ``checkpoint_blocks`` is asked of a model that cannot, or fp16 of a CPU.
-        DataError: if a batch cannot be filled, or a label has no logit.
+        DataError: if there are no images, or a label has no logit.
         TargetError: if an adapted layer is never called by the model, so that its tensors could not be trained.
         GloraError: if the loss is not finite; the last checkpoint stays.
     """
@@ -75,8 +75,8 @@ def fit(
     """Train any model that says what is trained in it, a peer for one; everything is as in :func:`train_supernet`."""
     settings = settings or TrainSettings()
     train = as_samples(train_data)
-    if len(train) < settings.batch_size:
-        raise DataError(f"{len(train)} training images do not fill a batch of {settings.batch_size}: lower batch_size")
+    if len(train) == 0:
+        raise DataError("there are no training images")
     loop = Loop(net, train, settings)
     path = None if state is None else Path(state)
     history = loop.resume(path)
