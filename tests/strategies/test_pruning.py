@@ -287,7 +287,7 @@ def test_a_bound_where_a_score_is_needed_is_noticed(tmp_path: Path) -> None:
 
 def test_equivalents_of_a_generation_are_scored_for_the_lowest_of_their_bars() -> None:
     """Else the first one is stopped where the second, a smaller one that may be on the front, needs a score."""
-    scoring = _Scoring(Table(4, 2, 0, 0.5), None, prune=True)
+    scoring = _Scoring(Table(4, 2, 0, 0.5), None, prune=True, keep=0)
     one, other = Structure({"fc": LayerStructure(E="vector")}), Structure()
     low, high = Merit(0.5, 1.0), Merit(0.5, 0.9)
     assert scoring._to_score([one, other, one], [high, high, low]) == {0: low, 1: high}

@@ -139,7 +139,7 @@ def print_file(path: Path, as_json: bool) -> None:
     if "soup" in values:
         lines.append(("soup", f"the mean of {len(values['soup']['weights'])} subnets' weights, in one"))
     for name, text in lines:
-        console.print(f"{name:<12}{text}", markup=False)
+        console.print(f"{name:<12}{text}", markup=False, soft_wrap=True)
     if "structure" in values:
         for name, layer in Structure(values["structure"]).items():
             console.print(f"  {name:<32}{layer}", markup=False)
