@@ -101,7 +101,7 @@ def test_spaces_that_cannot_be_are_refused_at_once(setting: dict[str, Any], mess
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"population": 20}, "population"),
+        ({"population": 20, "mutants": 15, "crossovers": 6}, "population"),
         ({"population": 0}, "population"),
         ({"generations": -1}, "generations"),
         ({"parents": 51}, "parents"),

@@ -203,20 +203,22 @@ def test_processes_that_start_with_different_heads_end_with_one(two: Two) -> Non
 
 def test_structures_differ_from_step_to_step(two: Two) -> None:
     drawn = [str(structure) for structure in two[0][0]["supernet"]["drawn"]]
-    assert len(set(drawn)) == len(drawn) == 12
+    assert len(set(drawn)) == len(drawn) == 16
 
 
 def test_each_process_drops_paths_of_its_own(two: Two) -> None:
     first, second = (one["noisy"]["masks"] for one in two[0])
-    assert [len(mask) for mask in first] == [len(mask) for mask in second] == [4] * 12
-    assert sum(a != b for a, b in zip(first, second, strict=True)) > 6
+    # 29 images in batches of 8, 7, 7 and 7: the second process has one fewer of the odd ones.
+    assert [len(mask) for mask in first] == [4] * 16
+    assert [len(mask) for mask in second] == [4, 3, 3, 3] * 4
+    assert sum(a[: len(b)] != b for a, b in zip(first, second, strict=True)) > 8
 
 
 def test_two_processes_go_on_after_an_interruption(two: Two) -> None:
     found, folder = two
     for one in found:
         whole, resumed = one["supernet"], one["resumed"]
-        assert resumed["losses"] == whole["losses"][6:]
+        assert resumed["losses"] == whole["losses"][8:]
         assert resumed["records"] == whole["records"]
         assert all(resumed["parameters"][key].equal(whole["parameters"][key]) for key in whole["parameters"])
     assert sorted(os.listdir(folder)) == ["other", "out0", "out1", "state"]

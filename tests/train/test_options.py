@@ -127,7 +127,8 @@ def test_a_tensor_moves_by_the_rate_of_the_form_it_is_drawn_as(space: SearchSpac
     for i, (batch, structure) in enumerate(data.read):
         oracle.step(X[batch], Y[batch], structure, rate(settings, i, STEPS), settings.weight_decay)
     found = trained(net)
-    assert all(torch.allclose(found[name], p, rtol=1e-6, atol=1e-9) for name, p in oracle.trained.items())
+    # The loss is computed in float32, whose rounding AdamW carries on.
+    assert all(torch.allclose(found[name], p, rtol=1e-6, atol=1e-7) for name, p in oracle.trained.items())
     plain = net_of(MLP().double(), space)
     train_supernet(plain, (X.double(), Y), settings=replace(settings, lr_scale=None))
     assert not same(net, plain)

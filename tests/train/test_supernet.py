@@ -244,7 +244,7 @@ def test_frozen_weights_and_statistics_do_not_move() -> None:
     assert frozen >= {"fc.weight", "fc.bias", "norm.weight", "norm.running_mean", "norm.num_batches_tracked", "scale"}
     assert all(after[key].equal(before[key]) for key in frozen)
     assert modes == {("norm", False), ("drop", False), ("head.0", True), ("head.1", True)}
-    assert int(after["head.0.num_batches_tracked"]) == 16
+    assert int(after["head.0.num_batches_tracked"]) == 20
     assert all(not after[key].equal(before[key]) for key in net.head_parameters())
     assert not any(module.training for module in net.modules())
 
@@ -400,7 +400,7 @@ def test_drop_path_acts_in_training_and_not_in_evaluation(kind: str) -> None:
     for module in (net.model.drop, net.model.drop2):
         module.register_forward_hook(note)
     train_supernet(net, (X, Y), (X, Y), SHORT)
-    assert len(seen[True]) == 2 * 16
+    assert len(seen[True]) == 2 * 20
     assert all(training for training, _ in seen[True])
     assert not any(unchanged for _, unchanged in seen[True])
     assert len(seen[False]) == 2 * 2 * 3  # two drops in two evaluations of three probes
@@ -418,8 +418,8 @@ def test_drop_path_drops_as_many_samples_as_it_says() -> None:
     dropped: list[float] = []
     net.model.drop.register_forward_hook(lambda _, __, out: dropped.extend((out == 0).all(1).tolist()))
     train_supernet(net, (X, Y), settings=TrainSettings(epochs=80, batch_size=BATCH))
-    assert len(dropped) == 1600
-    assert sum(dropped) / 1600 == pytest.approx(0.25, abs=5 * math.sqrt(0.25 * 0.75 / 1600))
+    assert len(dropped) == 80 * COUNT
+    assert sum(dropped) / len(dropped) == pytest.approx(0.25, abs=5 * math.sqrt(0.25 * 0.75 / len(dropped)))
 
 
 # Going on after an interruption
@@ -480,7 +480,7 @@ def test_a_training_stopped_by_its_callback_goes_on_after_that_epoch(tmp_path: P
     found = train_supernet(
         parts, (X, Y), settings=SHORT, state=tmp_path / "s", on_step=lambda step, *_: steps.append(step)
     )
-    assert steps == [13, 14, 15, 16]
+    assert steps == [16, 17, 18, 19, 20]
     assert found == wanted
     assert same(parts, whole)
 
