@@ -48,7 +48,7 @@ def train_folds(
 
     Raises:
         ConfigError: for fewer than two folds.
-        DataError: if a class has a single sample, or a fold's rest does not fill a batch.
+        DataError: if a class has a single sample.
     """
     settings = settings or TrainSettings()
     if count < 2:
