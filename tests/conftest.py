@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import settings
+
+from helpers import one_thread
 
 settings.register_profile("fixed", deadline=None, derandomize=True, max_examples=30, database=None)
 settings.load_profile("fixed")
@@ -13,6 +16,12 @@ settings.load_profile("fixed")
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def single_threaded() -> Iterator[None]:
+    with one_thread():
+        yield
 
 
 @pytest.fixture

@@ -5,11 +5,12 @@ from __future__ import annotations
 import atexit
 import contextlib
 import io
+import json
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from glora.cli.main import main
 from glora.comparison import Comparison
 from glora.config import RunConfig
 from glora.run import Run
+from helpers import one_thread
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (210, 50, 40)}
 SIDE = 32
@@ -42,6 +44,8 @@ SMALL: dict[str, Any] = {
     "crossovers": 4,
     "random_subnets": 3,
 }
+# On top of that, for what is not about the table.
+FAST: dict[str, Any] = {"epochs": 2, "baselines": "none", "random_subnets": 1}
 # What a run folder holds when all is done (design.md); a fine-tuning and baselines add to it.
 FILES = {
     "adapter.safetensors",
@@ -195,17 +199,6 @@ def run_of(settings: dict[str, Any], out: Path, progress: Told | None = None) ->
     return Run(RunConfig(**settings, out=str(out)), progress or Told())
 
 
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Tiny matrices are slower on several threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def complete(settings: dict[str, Any], out: Path) -> Run:
     """Do all that ``glora run`` does, but for the table."""
     with one_thread():
@@ -277,3 +270,13 @@ def same_tensors(first: Path, second: Path) -> bool:
     """Whether two files hold the same tensors to the bit, whatever their metadata."""
     one, other = load_file(first), load_file(second)
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds."""
+    return json.loads(path.read_text("utf-8"))
+
+
+def fields_of(text: str) -> dict[str, str]:
+    """What ``name   value`` lines say."""
+    return {name: value.strip() for name, value in (line.split("  ", 1) for line in text.splitlines())}

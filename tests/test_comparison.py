@@ -29,17 +29,13 @@ from small_run import (
     copy_of,
     finished,
     names_in,
-    one_thread,
     paint_split,
+    read_json,
     run_of,
     timm_settings,
 )
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("single_threaded")
 
 
 @pytest.fixture
@@ -280,10 +276,6 @@ def test_data_without_test_images_are_never_asked_for_any(tmp_path: Path) -> Non
 # Evidence
 
 
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text("utf-8"))
-
-
 def test_what_each_method_is_right_on_is_kept_and_its_mean_is_the_table(folder: Path) -> None:
     kept, rows = read_json(folder / "correct.json"), table(Run(RunConfig.load(folder), Told()))
     for part in ("val", "test"):
@@ -328,8 +320,7 @@ def test_random_search_scores_as_many_by_the_same_fitness_and_is_not_the_search(
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with all there is: a cross-validated fitness, a soup, all presets, structures trained alone."""
     out = tmp_path_factory.mktemp("everything") / "run"
-    with one_thread():
-        complete(timm_settings(**EVERYTHING), out)
+    complete(timm_settings(**EVERYTHING), out)
     return out
 
 

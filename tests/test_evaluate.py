@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,19 +22,12 @@ from glora.errors import DataError, StructureError
 from glora.evaluate import Evaluator, evaluate, logits_of, predict_logits
 from helpers import MLP, randomise, randomise_backbone, some_structure
 
+pytestmark = pytest.mark.usefixtures("single_threaded")
+
 COUNT = 53
 X = torch.randn(COUNT, 6, generator=torch.Generator().manual_seed(1))
 Y = torch.randint(0, 4, (COUNT,), generator=torch.Generator().manual_seed(2))
 SAMPLES = TensorSamples(X, Y)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Faster for what is as small as this."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Given(nn.Module):

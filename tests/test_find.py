@@ -7,7 +7,7 @@ import json
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from helpers import MLP, randomise, randomise_backbone, some_structure
 from oracles import dense
 from oracles.brute_force import parameters
 
+pytestmark = pytest.mark.usefixtures("single_threaded")
+
 # 2 * 3 * 2 * 1 * 2 = 24 layer structures, 576 structures of the two layers.
 SPACE = SearchSpace(
     2, A=["vector", "none"], B=["rank-2", "vector", "none"], C=["vector", "none"], D="none", E=["vector", "none"]
@@ -38,15 +40,6 @@ SMALL: dict[str, Any] = {"generations": 3, "population": 8, "parents": 3, "mutan
 # Of 576 structures these ask for at most 325.
 SEARCH: dict[str, Any] = {"generations": 12, "population": 25, "parents": 5, "mutants": 8, "crossovers": 8}
 X = torch.randn(400, 6, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Faster for what is as small as this."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def net_of(seed: int = 0, space: SearchSpace = SPACE, **options: Any) -> GLoRAModel:

@@ -25,7 +25,6 @@ from small_run import (
     copy_of,
     finished,
     finished_hf,
-    one_thread,
     paint,
     paint_split,
     pictures,
@@ -33,11 +32,7 @@ from small_run import (
     write_weights,
 )
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("single_threaded")
 
 
 def found_in(source: Path, images: list[Path] | None = None, **options: Any) -> list[Prediction]:

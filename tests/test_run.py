@@ -37,9 +37,9 @@ from small_run import (
     finished_hf,
     hf_settings,
     names_in,
-    one_thread,
     paint,
     paint_split,
+    read_json,
     run_of,
     same_tensors,
     spawn,
@@ -48,15 +48,7 @@ from small_run import (
     write_weights,
 )
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    with one_thread():
-        yield
-
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text("utf-8"))
+pytestmark = pytest.mark.usefixtures("single_threaded")
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -23,17 +22,11 @@ from glora.soup import Soup
 from glora.strategies import Candidate, Score, SearchResult, front
 from helpers import MLP, randomise, randomise_backbone
 
+pytestmark = pytest.mark.usefixtures("single_threaded")
+
 X = torch.randn(60, 6, generator=torch.Generator().manual_seed(1))
 Y = torch.randint(0, 4, (60,), generator=torch.Generator().manual_seed(2))
 SMALL: dict[str, Any] = {"generations": 3, "population": 10, "parents": 3, "mutants": 4, "crossovers": 4}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def net_of(seed: int = 0, space: SearchSpace | None = None) -> GLoRAModel:

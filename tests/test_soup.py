@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +24,8 @@ from helpers import MLP, randomise, randomise_backbone
 from oracles import dense
 from oracles.brute_force import parameters
 
+pytestmark = pytest.mark.usefixtures("single_threaded")
+
 X = torch.randn(40, 6, generator=torch.Generator().manual_seed(1))
 SIZES = {"first": (8, 6), "second": (5, 8)}
 # Every form, two ranks that share storage, and C low-rank.
@@ -35,14 +36,6 @@ SPACE = SearchSpace(
     C=["rank-3", "vector", "none"],
 )
 MUL = SearchSpace(2, A=["mul-3", "mul-1", "none"], B=["vector", "none"])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def backbone(dtype: torch.dtype = torch.float64, bias: bool = True) -> nn.Module:

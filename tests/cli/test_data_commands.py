@@ -17,7 +17,7 @@ from data.pictures import bomb, cut_short
 from glora.cli.data_commands import DATA_COMMANDS
 from glora.data import Preprocessing, open_data
 from glora.data.made import MADE
-from small_run import Outcome, call, flags, names_in, paint, paint_split, succeed, timm_settings
+from small_run import Outcome, call, fields_of, flags, names_in, paint, paint_split, succeed, timm_settings
 
 
 def refused(done: Outcome, message: str) -> None:
@@ -25,10 +25,6 @@ def refused(done: Outcome, message: str) -> None:
     assert done.out == ""
     (line,) = done.err.splitlines()
     assert re.search(message, line), line
-
-
-def fields_of(text: str) -> dict[str, str]:
-    return {name: value.strip() for name, value in (line.split("  ", 1) for line in text.splitlines())}
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from data.pictures import bomb, cut_short
 from glora.cli import commands
 from small_run import (
+    FAST,
     Outcome,
     call,
     copy_of,
@@ -34,8 +35,6 @@ from small_run import (
     timm_settings,
     write_weights,
 )
-
-FAST = {"epochs": 2, "baselines": "none", "random_subnets": 1}
 
 
 @pytest.fixture(autouse=True)
@@ -452,14 +451,23 @@ def test_a_batch_of_nothing(size: str) -> None:
 # Interrupts, and what is our fault
 
 
+def heed_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path, environment: dict[str, str]) -> None:
     words = [Path(sys.executable).with_name("glora"), *run_words(tmp_path / "run", epochs=10_000)]
-    process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # A shell lets what it starts in the background ignore the signal, and so would these tests and their children.
+    process = subprocess.Popen(words, env=environment, preexec_fn=heed_ctrl_c, **pipes)
     until = time.monotonic() + 120
     while not (tmp_path / "run" / "train.jsonl").is_file() and process.poll() is None and time.monotonic() < until:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    try:
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130, err
     assert out == ""
     assert err.splitlines()[-1] == "glora: stopped; the same command goes on from here"

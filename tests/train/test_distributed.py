@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ from torch import Tensor
 import glora
 from glora import SearchSpace, Structure, TrainSettings, presets, train_supernet
 from helpers import MLP
+
+pytestmark = pytest.mark.usefixtures("single_threaded")
 
 TESTS = Path(__file__).parent.parent
 X = torch.randn(29, 6, generator=torch.Generator().manual_seed(1))
@@ -92,14 +93,6 @@ def run_two(code: str, folder: Path, environment: dict[str, str], count: int = 2
 
 def close(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.allclose(a[key], b[key], rtol=1e-3, atol=2e-5) for key in a)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 EVERYTHING = """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from test_supernet import BATCH, COUNT, HandWritten, Watched, X, Y, net_of, rate, same, state
+from supernets import BATCH, COUNT, HandWritten, Watched, X, Y, net_of, rate, same, state
 from torch import Tensor
 
 import glora
@@ -21,16 +21,10 @@ from glora.train.paths import Paths
 from glora.train.probes import probe_structures
 from helpers import MLP
 
+pytestmark = pytest.mark.usefixtures("single_threaded")
+
 STEPS = -(-COUNT // BATCH)
 SETTINGS = TrainSettings(epochs=6, batch_size=BATCH, lr=5e-3, weight_decay=0.05, evaluations=3, probes=1)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def trained(net: GLoRAModel) -> dict[str, Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,6 +19,8 @@ from glora.train.probes import probe_structures
 from helpers import MLP
 from oracles.brute_force import parameters
 
+pytestmark = pytest.mark.usefixtures("single_threaded")
+
 FORMS = {
     "A": ["rank-3", "rank-1", "mul-2", "vector", "scalar", "none"],
     "B": ["rank-3", "rank-1", "vector", "scalar", "none"],
@@ -29,15 +30,6 @@ FORMS = {
 }
 X = torch.randn(20, 6, generator=torch.Generator().manual_seed(1))
 Y = torch.arange(20) % 4
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Faster for what is as small as this."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @st.composite

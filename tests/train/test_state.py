@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +25,14 @@ from glora.errors import CheckpointError
 from glora.train.state import load_state, save_state
 from helpers import MLP, randomise, some_structure
 
+pytestmark = pytest.mark.usefixtures("single_threaded")
+
 TESTS = Path(__file__).parent.parent
 X = torch.randn(20, 6, generator=torch.Generator().manual_seed(1))
 Y = torch.arange(20) % 4
 SHORT = TrainSettings(epochs=2, batch_size=10, lr=1e-2)
 IDENTITY = {"lr": 0.5, "space": {"A": ["none"]}}
 PROGRESS = {"settings": IDENTITY, "history": [{"epoch": 1, "loss": 0.1 + 0.2}], "deep": {"x": [1, None, "ä"]}}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Faster for what is as small as this."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Training:

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 import random
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +13,22 @@ import numpy as np
 import pytest
 import timm
 import torch
+from supernets import (
+    BATCH,
+    COUNT,
+    SHORT,
+    HandWritten,
+    Mixed,
+    Residual,
+    Watched,
+    X,
+    Y,
+    net_of,
+    raise_at,
+    rate,
+    same,
+    state,
+)
 from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
@@ -24,114 +36,16 @@ from torchvision.ops import StochasticDepth
 
 import glora
 from glora import GLoRAModel, LayerStructure, SearchSpace, Structure, TrainSettings, presets, train_supernet
-from glora.data import Samples, TensorSamples
+from glora.data import TensorSamples
 from glora.errors import ConfigError, DataError, GloraError, TargetError
 from glora.evaluate import Evaluator
 from glora.train import EpochRecord
 from helpers import MLP, randomise_backbone
-from oracles import dense
 
-TESTS = Path(__file__).parent.parent
-COUNT, BATCH = 23, 5
-X = torch.randn(COUNT, 6, generator=torch.Generator().manual_seed(1))
-Y = torch.randint(0, 4, (COUNT,), generator=torch.Generator().manual_seed(2))
-SHORT = TrainSettings(epochs=4, batch_size=BATCH, lr=1e-2, evaluations=2, probes=1)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Faster for what is as small as this."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def net_of(model: nn.Module | None = None, space: SearchSpace | None = None, **settings: Any) -> GLoRAModel:
-    model = MLP() if model is None else model
-    randomise_backbone(model)
-    return glora.adapt(model, space or SearchSpace.paper(2), **settings)
-
-
-def state(net: GLoRAModel) -> dict[str, Tensor]:
-    return {key: value.detach().clone() for key, value in net.model.state_dict().items()}
-
-
-def same(a: GLoRAModel | dict[str, Tensor], b: GLoRAModel | dict[str, Tensor]) -> bool:
-    one, other = (state(part) if isinstance(part, GLoRAModel) else part for part in (a, b))
-    return list(one) == list(other) and all(one[key].equal(other[key]) for key in one)
-
-
-@pytest.fixture
-def _every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkpoint after every epoch, however short."""
-    monkeypatch.setattr("glora.train.supernet._CHECKPOINT_SECONDS", 0.0)
-
-
-class Watched(Samples):
-    """Samples that write down which are read for each step, and the structure that is active then."""
-
-    def __init__(self, net: GLoRAModel, x: Tensor, labels: Tensor = Y) -> None:
-        self.net, self.x, self.labels = net, x, labels
-        self.read: list[tuple[list[int], Structure]] = []
-
-    def inputs(self, indices: Tensor) -> Tensor:
-        self.read.append((indices.tolist(), self.net.active))
-        return self.x[indices]
-
-    def to(self, device: torch.device | str) -> Watched:
-        return self
+pytestmark = pytest.mark.usefixtures("single_threaded")
 
 
 # The loop, written out
-
-
-class HandWritten:
-    """The MLP of helpers.py in float64: dense adapted layers, cross-entropy and AdamW from their definitions."""
-
-    def __init__(self, net: GLoRAModel) -> None:
-        self.frozen = {key: value.detach().double() for key, value in net.frozen_tensors().items()}
-        trained = net.adapter_parameters() | net.head_parameters()
-        self.trained = {name: p.detach().double().clone().requires_grad_() for name, p in trained.items()}
-        self.gains = {name: dict(layer.support.gains) for name, layer in net.layers.items()}
-        self.steps = dict.fromkeys(self.trained, 0)
-        self.first = {name: torch.zeros_like(p) for name, p in self.trained.items()}
-        self.second = {name: torch.zeros_like(p) for name, p in self.trained.items()}
-
-    def logits(self, x: Tensor, structure: Structure) -> Tensor:
-        x = x.double()
-        for name in ("first", "second"):
-            prefix = f"{name}.support."
-            storage = {key.removeprefix(prefix): p for key, p in self.trained.items() if key.startswith(prefix)}
-            weight, bias = self.frozen[f"{name}.weight"], self.frozen[f"{name}.bias"]
-            x = dense.forward(x, weight, bias, structure[name].to_dict(), storage, self.gains[name]).clamp(min=0)
-        return x @ self.trained["out.weight"].T + self.trained["out.bias"]
-
-    def step(self, x: Tensor, labels: Tensor, structure: Structure, lr: float, decay: float) -> float:
-        logits = self.logits(x, structure)
-        right = logits[torch.arange(len(labels)), labels]
-        loss = (logits.exp().sum(1).log() - right).mean()
-        grads = torch.autograd.grad(loss, list(self.trained.values()), allow_unused=True)
-        with torch.no_grad():
-            for (name, p), grad in zip(self.trained.items(), grads, strict=True):
-                if grad is None:
-                    continue
-                self.steps[name] += 1
-                self.first[name] = 0.9 * self.first[name] + 0.1 * grad
-                self.second[name] = 0.999 * self.second[name] + 0.001 * grad**2
-                mean = self.first[name] / (1 - 0.9 ** self.steps[name])
-                square = self.second[name] / (1 - 0.999 ** self.steps[name])
-                p.copy_(p * (1 - lr * decay) - lr * mean / (square.sqrt() + 1e-8))
-        return loss.item()
-
-
-def rate(settings: TrainSettings, step: int, steps: int) -> float:
-    """Straight from ``warmup_lr`` to ``lr``, then half a cosine from the very start down to ``min_lr``."""
-    epoch = step / steps
-    warm = min(settings.warmup_epochs, settings.epochs / 10)
-    if epoch < warm:
-        return float(np.interp(epoch, [0, warm], [settings.warmup_lr, settings.lr]))
-    return settings.min_lr + (settings.lr - settings.min_lr) * math.cos(math.pi / 2 * epoch / settings.epochs) ** 2
 
 
 SPACES = {
@@ -217,20 +131,6 @@ def test_a_model_may_give_an_object_with_logits() -> None:
 # What is trained and what is not
 
 
-class Mixed(nn.Module):
-    """Statistics and dropout in the frozen part and in the head, and parameters that are on no layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc, self.norm, self.drop = nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Dropout(0.5)
-        self.scale = nn.Parameter(torch.ones(6))
-        self.last = nn.Linear(6, 6)
-        self.head = nn.Sequential(nn.BatchNorm1d(6), nn.Dropout(0.3), nn.Linear(6, 4))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.last(self.drop(self.norm(self.fc(x))) * self.scale))
-
-
 def test_frozen_weights_and_statistics_do_not_move() -> None:
     net = net_of(Mixed().train())
     modes: set[tuple[str, bool]] = set()
@@ -306,21 +206,6 @@ def test_nothing_to_train_is_refused() -> None:
 # Randomness
 
 
-class Residual(nn.Module):
-    """Two branches that are dropped now and then."""
-
-    def __init__(self, drop: Callable[[], nn.Module] = lambda: DropPath(0.5)) -> None:
-        super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(5)
-            self.first, self.second, self.head = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 4)
-        self.drop, self.drop2 = drop(), drop()
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop(self.first(x))
-        return self.head(x + self.drop2(torch.relu(self.second(x))))
-
-
 class FooDropPath(nn.Module):
     """As each model of transformers has its own; without an ancestor in common with the others."""
 
@@ -369,17 +254,6 @@ def test_the_callers_generators_are_left_alone() -> None:
     assert generators() == before
 
 
-def raise_at(number: int) -> Callable[..., None]:
-    """A callback that raises when it is called for the ``number``-th time."""
-    calls = iter(range(1, 1000))
-
-    def call(*_: object) -> None:
-        if next(calls) == number:
-            raise RuntimeError("enough")
-
-    return call
-
-
 def test_evaluating_along_the_way_changes_nothing() -> None:
     nets = [net_of(Residual()) for _ in range(2)]
     losses = []
@@ -420,126 +294,6 @@ def test_drop_path_drops_as_many_samples_as_it_says() -> None:
     train_supernet(net, (X, Y), settings=TrainSettings(epochs=80, batch_size=BATCH))
     assert len(dropped) == 80 * COUNT
     assert sum(dropped) / len(dropped) == pytest.approx(0.25, abs=5 * math.sqrt(0.25 * 0.75 / len(dropped)))
-
-
-# Going on after an interruption
-
-
-def runs() -> Iterator[tuple[str, Callable[[], nn.Module], Tensor]]:
-    yield "mlp", MLP, X
-    yield "drop path", Residual, X
-    yield "statistics in the head", Mixed, X
-    images = torch.randn(COUNT, 3, 32, 32, generator=torch.Generator().manual_seed(3))
-    settings = {"depth": 2, "img_size": 32, "num_classes": 4, "drop_path_rate": 0.5}
-    yield "vit", lambda: timm.create_model("vit_tiny_patch16_224", **settings), images
-
-
-RUNS = {name: (make, x) for name, make, x in runs()}
-
-
-@pytest.mark.usefixtures("_every_epoch")
-@pytest.mark.parametrize("name", RUNS)
-def test_a_resumed_training_is_one_never_interrupted(name: str, tmp_path: Path) -> None:
-    make, x = RUNS[name]
-
-    def fresh() -> GLoRAModel:
-        torch.manual_seed(0)
-        return net_of(make())
-
-    whole, parts = fresh(), fresh()
-    wanted = train_supernet(whole, (x, Y), (x, Y), SHORT)
-    seen: list[list[EpochRecord]] = []
-
-    def go_on(stop: int) -> tuple[EpochRecord, ...]:
-        seen.append([])
-        torch.rand(7)
-        options: dict[str, Any] = {"on_step": raise_at(stop), "on_epoch": seen[-1].append}
-        return train_supernet(parts, (x, Y), (x, Y), SHORT, state=tmp_path / "s", **options)
-
-    for _ in range(2):  # in epoch 2, and of what is left then in the second epoch again
-        parts = fresh()
-        with pytest.raises(RuntimeError, match="enough"):
-            go_on(6)
-    parts = fresh()
-    found = go_on(999)
-    assert found == wanted
-    assert [len(records) for records in seen] == [1, 2, 4]
-    assert all(tuple(records) == wanted[: len(records)] for records in seen)
-    assert same(parts, whole)
-    assert not any(module.training for module in parts.modules())
-
-
-@pytest.mark.usefixtures("_every_epoch")
-def test_a_training_stopped_by_its_callback_goes_on_after_that_epoch(tmp_path: Path) -> None:
-    whole, parts = net_of(), net_of()
-    wanted = train_supernet(whole, (X, Y), settings=SHORT)
-    with pytest.raises(RuntimeError, match="enough"):
-        train_supernet(parts, (X, Y), settings=SHORT, state=tmp_path / "s", on_epoch=raise_at(3))
-    steps: list[int] = []
-    parts = net_of()
-    found = train_supernet(
-        parts, (X, Y), settings=SHORT, state=tmp_path / "s", on_step=lambda step, *_: steps.append(step)
-    )
-    assert steps == [16, 17, 18, 19, 20]
-    assert found == wanted
-    assert same(parts, whole)
-
-
-def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:
-    first, again = net_of(), net_of()
-    wanted = train_supernet(first, (X, Y), (X, Y), SHORT, state=tmp_path / "s")
-    written = (tmp_path / "s").read_bytes()
-    seen: list[EpochRecord] = []
-    found = train_supernet(
-        again, (X, Y), (X, Y), SHORT, state=tmp_path / "s", on_step=raise_at(1), on_epoch=seen.append
-    )
-    assert found == tuple(seen) == wanted
-    assert same(first, again)
-    assert (tmp_path / "s").read_bytes() == written
-
-
-def test_checkpoints_are_rare_and_one_comes_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    there: list[bool] = []
-
-    def note(_: EpochRecord) -> None:
-        there.append((tmp_path / "s").exists())
-
-    train_supernet(net_of(), (X, Y), settings=SHORT, state=tmp_path / "s", on_epoch=note)
-    assert there == [False, False, False, True]
-
-
-KILLED = """
-import os, signal, sys
-sys.path[:0] = sys.argv[1:3]
-import torch, glora.train.supernet
-from glora import train_supernet
-from test_supernet import Residual, SHORT, X, Y, net_of, same
-glora.train.supernet._CHECKPOINT_SECONDS = 0.0
-def kill(step, *_):
-    if step == int(sys.argv[4]):
-        os.kill(os.getpid(), signal.SIGKILL)
-net, seen = net_of(Residual()), []
-found = train_supernet(net, (X, Y), (X, Y), SHORT, state=sys.argv[3], on_step=kill, on_epoch=seen.append)
-whole = net_of(Residual())
-assert train_supernet(whole, (X, Y), (X, Y), SHORT) == found == tuple(seen)
-assert same(net, whole)
-"""
-
-
-def test_a_killed_process_goes_on_and_ends_with_the_same(tmp_path: Path, environment: dict[str, str]) -> None:
-    codes = []
-    for step in ("10", "0"):
-        done = subprocess.run(
-            [sys.executable, "-c", KILLED, str(TESTS), str(TESTS / "train"), str(tmp_path / "s"), step],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert (tmp_path / "s").is_file()
-        codes.append((done.returncode, done.stderr))
-    assert codes == [(-signal.SIGKILL, ""), (0, "")]
-    assert os.listdir(tmp_path) == ["s"]
 
 
 # What is refused
