@@ -83,6 +83,7 @@ class RunConfig:
         paths: how the supernet's training draws structures: uniform, fair, sandwich or warmup, see docs/training.md.
         path_warmup: share of the training over which paths=warmup moves from the largest structure to random ones.
         none_rate: probability that a tensor is drawn as none where it may be; as any other form if not given.
+        shallow_rate: probability that a step trains only the layers behind a random one, which makes it cheaper.
         ema: decay of the moving average of the trained tensors that is kept, such as 0.99; 0 for the last values.
         lr_scale: factors of the learning rate by what a tensor acts as, and for the head: "{vector: 2, head: 0.5}".
         consistency: weight of the divergence between two structures on the same batch; costs a second forward.
@@ -146,6 +147,7 @@ class RunConfig:
     paths: PathRule = "uniform"
     path_warmup: float = 0.25
     none_rate: float | None = None
+    shallow_rate: float = 0.0
     ema: float = 0.0
     lr_scale: dict[str, float] | None = None
     consistency: float = 0.0
@@ -264,6 +266,7 @@ class RunConfig:
             paths=self.paths,
             path_warmup=self.path_warmup,
             none_rate=self.none_rate,
+            shallow_rate=self.shallow_rate,
             ema=self.ema,
             lr_scale=self.lr_scale,
             consistency=self.consistency,

@@ -223,6 +223,7 @@ ALL = {
     "paths": "warmup",
     "path_warmup": 0.8,
     "none_rate": 0.2,
+    "shallow_rate": 0.3,
     "ema": 0.9,
     "lr_scale": {"vector": 2.0, "head": 0.5},
     "consistency": 0.5,

@@ -105,6 +105,18 @@ def test_none_is_drawn_at_its_rate_and_the_other_forms_equally(rate: float) -> N
         assert all(abs(count - (1 - rate) * 2000 / len(others)) < 100 for count in others)
 
 
+def test_shallow_steps_leave_every_number_of_first_layers_equally_often() -> None:
+    names = ["a", "b", "c", "d"]
+    bound = SearchSpace(2).bind({name: LayerShape(8, 8) for name in names})
+
+    def first_acting(structure: Structure) -> int:
+        return next(i for i, name in enumerate(names) if not structure[name].is_none)
+
+    first = Counter(map(first_acting, draws(4000, bound, shallow_rate=0.6, none_rate=0.0)))
+    assert [first[i] / 4000 for i in range(4)] == pytest.approx([0.4 + 0.15, 0.15, 0.15, 0.15], abs=0.03)
+    assert set(map(first_acting, draws(100, bound, none_rate=0.0))) == {0}
+
+
 def test_none_stays_where_there_is_nothing_else() -> None:
     (drawn,) = draws(1, none_rate=0.0)
     assert drawn["b"].D == Form.NONE

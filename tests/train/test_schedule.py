@@ -170,6 +170,8 @@ def test_every_image_comes_equally_often_at_every_place() -> None:
         ({"paths": "greedy"}, "paths must be one of uniform, fair, sandwich, warmup, not 'greedy'"),
         ({"path_warmup": 1.5}, r"path_warmup must be from 0 to 1, but is 1\.5"),
         ({"none_rate": -0.1}, r"none_rate must be from 0 to 1, but is -0\.1"),
+        ({"shallow_rate": 1.5}, r"shallow_rate must be from 0 to 1, but is 1\.5"),
+        ({"shallow_rate": 0.5, "paths": "fair"}, "paths=fair draws every form equally often: leave shallow_rate out"),
         ({"none_rate": 0.5, "paths": "fair"}, "paths=fair draws every form equally often: leave none_rate out"),
         ({"ema": 1.0}, r"ema must be from 0 to 0\.999999, but is 1\.0"),
         ({"ema": math.nan}, r"ema must be from 0 to 0\.999999, but is nan"),

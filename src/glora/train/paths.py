@@ -32,6 +32,8 @@ class Paths:
     - ``warmup``: the largest form of each gene with a probability that falls from 1 to 0 over the first
       ``path_warmup`` of the training, else a random one.
 
+    With ``shallow_rate`` a random structure is cut off now and then: none in the layers before a random one.
+
     Args:
         bound: the search space.
         settings: how to draw, and the seed.
@@ -59,7 +61,14 @@ class Paths:
 
     def _random(self, generator: random.Random, step: int) -> Structure:
         large = 1 - step / self._warmup if step < self._warmup else 0.0
-        return self._bound.build({gene: self._form(gene, generator, large) for gene in self._bound.genes})
+        chosen = {gene: self._form(gene, generator, large) for gene in self._bound.genes}
+        rate = self._settings.shallow_rate
+        if rate and generator.random() < rate:
+            layers = list(self._bound.layers)
+            left = set(layers[: generator.randrange(len(layers))])
+            absent = [gene for gene in chosen if gene[0] in left and Form.NONE in self._bound.choices(*gene)]
+            chosen |= dict.fromkeys(absent, Form.NONE)
+        return self._bound.build(chosen)
 
     def _form(self, gene: Gene, generator: random.Random, large: float) -> Form:
         forms, rate = self._bound.choices(*gene), self._settings.none_rate

@@ -39,6 +39,8 @@ class TrainSettings:
         path_warmup: share of the training over which ``paths="warmup"`` moves from the largest structure to random
             ones.
         none_rate: probability that a tensor is drawn as none where it may be; None for as often as any other form.
+        shallow_rate: probability that a step leaves the first layers, up to a random one, as they were, so that its
+            backward pass ends there; every layer up to the last is as likely as any other.
         ema: decay, by steps, of the moving average of support tensors and head that is evaluated and kept; 0 for no
             average.
         lr_scale: factors of the learning rate for a tensor that acts as rank, vector or scalar in a step, and for the
@@ -62,6 +64,7 @@ class TrainSettings:
     paths: PathRule = "uniform"
     path_warmup: float = 0.25
     none_rate: float | None = None
+    shallow_rate: float = 0.0
     ema: float = 0.0
     lr_scale: Mapping[str, float] | None = None
     consistency: float = 0.0
@@ -86,12 +89,14 @@ class TrainSettings:
             raise ConfigError(f"precision must be fp32, bf16 or fp16, not {self.precision!r}")
         if self.paths not in _PATHS:
             raise ConfigError(f"paths must be one of {', '.join(_PATHS)}, not {self.paths!r}")
-        for name, most in (("path_warmup", 1), ("none_rate", 1), ("ema", 0.999999)):
+        for name, most in (("path_warmup", 1), ("none_rate", 1), ("shallow_rate", 1), ("ema", 0.999999)):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= most:
                 raise ConfigError(f"{name} must be from 0 to {most}, but is {value}")
         if self.paths == "fair" and self.none_rate is not None:
             raise ConfigError("paths=fair draws every form equally often: leave none_rate out")
+        if self.paths == "fair" and self.shallow_rate:
+            raise ConfigError("paths=fair draws every form equally often: leave shallow_rate out")
         for name, scale in (self.lr_scale or {}).items():
             if name not in _SCALED:
                 raise ConfigError(f"lr_scale has factors for {', '.join(_SCALED)}, not for {name!r}")
