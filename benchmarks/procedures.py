@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,15 @@ from tasks import TASKS, Cells, Task, one_thread, settings
 import glora
 from glora import SearchSpace, Structure, presets
 from glora.checkpoint import load_supernet, save_supernet
-from glora.evaluate import Evaluator, outcomes
+from glora.evaluate import Evaluator
 from glora.model import GLoRAModel
+from glora.strategies import SearchResult
 from glora.strategies.operators import legal_sample
-from glora.strategies.score import pack_bits
 
 BUDGET = 147_456
-SPACE = SearchSpace(4)
+PAPER = SearchSpace(4)
+_FORMS = ("none", "scalar", "vector", "rank-1", "rank-2", "rank-4")
+FINER = SearchSpace(4, A=_FORMS, B=_FORMS)
 FIXED = {
     "linear probe": presets.frozen(),
     "BitFit": presets.bitfit(),
@@ -39,8 +42,10 @@ FIXED = {
         1, A=["rank-1"], B=["none"], C=["vector"], D=["vector"], E=["none"]
     ),
 }
-RANDOM, EVOLUTION, OURS = "random subnets, mean of 10", "the authors' evolution", "ours"
-METHODS = (*FIXED, RANDOM, EVOLUTION, OURS)
+SUBNETS = 5
+RANDOM, EVOLUTION = f"random subnets, mean of {SUBNETS}", "the authors' evolution"
+CONTROL, OURS = "ours, with a random structure", "ours"
+METHODS = (*FIXED, RANDOM, EVOLUTION, CONTROL, OURS)
 
 
 class Bench:
@@ -59,21 +64,23 @@ class Bench:
             found = self.score(net, net.active)
         elif method == RANDOM:
             found = self.random()
+        elif method == EVOLUTION:
+            found = self.evolved()
         else:
-            found = self.evolved() if method == EVOLUTION else self.ours()
+            found = self.ours(searched=method == OURS)
         return {**found, "seconds": round(time.perf_counter() - began, 1)}
 
-    def train(self, net: GLoRAModel, epochs: int, **recipe: Any) -> None:
+    def train(self, net: GLoRAModel, epochs: int) -> None:
         """Train on the 800 images."""
-        glora.train_supernet(net, self.task.data.train, None, settings(epochs, self.seed, **recipe))
+        glora.train_supernet(net, self.task.data.train, None, settings(epochs, self.seed))
 
-    def supernet(self, epochs: int, **recipe: Any) -> GLoRAModel:
+    def supernet(self, space: SearchSpace, epochs: int) -> GLoRAModel:
         """A trained supernet; the same one for all that ask for the same training."""
-        net = self.task.net(SPACE)
-        told = "".join(f" {key}={value}" for key, value in recipe.items())
-        path = self.folder / f"{self.task.name} {self.task.size} seed {self.seed} epochs {epochs}{told}.safetensors"
+        net = self.task.net(space)
+        kind = "paper" if space is PAPER else "finer"
+        path = self.folder / f"{self.task.name} {self.task.size} seed {self.seed} {kind} {epochs}.safetensors"
         if not path.is_file():
-            self.train(net, epochs, **recipe)
+            self.train(net, epochs)
             path.parent.mkdir(parents=True, exist_ok=True)
             save_supernet(net, path)
         load_supernet(net, path)
@@ -84,48 +91,52 @@ class Bench:
         data = self.task.data
         assert data.test is not None
         val = Evaluator(net, data.val, precision="bf16")(structure)
-        test = Evaluator(net, data.test, precision="bf16").outcomes(structure)
+        test = Evaluator(net, data.test, precision="bf16")(structure)
         return {
             "size": net.size(structure),
             "val": val.accuracy,
-            "test": test.right.double().mean().item(),
-            "right": pack_bits(test.right.tolist()),
+            "test": test.accuracy,
+            "right": test.right,
         }
 
     def random(self) -> dict[str, Any]:
-        net, generator = self.supernet(self.given.epochs), random.Random(f"random {self.seed}")
-        scores = [self.score(net, legal_sample(net.bound, BUDGET, generator)) for _ in range(10)]
+        """Subnets that nobody has chosen, with inherited weights."""
+        net, generator = self.supernet(PAPER, self.given.epochs), random.Random(f"random {self.seed}")
+        scores = [self.score(net, legal_sample(net.bound, BUDGET, generator)) for _ in range(SUBNETS)]
         return {key: statistics.mean(score[key] for score in scores) for key in ("size", "val", "test")}
 
-    def search(self, net: GLoRAModel, **how: Any) -> Structure:
-        """The structure that a search finds; as many evaluations whatever the strategy."""
-        population, generations = 20, self.given.evaluations // 20 - 1
-        found = glora.search(
+    def search(self, net: GLoRAModel, **how: Any) -> SearchResult:
+        """What a search finds; as many evaluations whatever the strategy."""
+        return glora.search(
             net,
             self.task.data.val,
             BUDGET,
-            population=population,
-            generations=generations,
+            population=20,
+            generations=self.given.evaluations // 20 - 1,
             seed=self.seed,
             precision="bf16",
             **how,
         )
-        return found.best
 
     def evolved(self) -> dict[str, Any]:
         """The paper's procedure: a supernet of random structures, evolution by accuracy, inherited weights."""
-        net = self.supernet(self.given.epochs)
-        return self.score(net, self.search(net))
+        net = self.supernet(PAPER, self.given.epochs)
+        found = self.search(net)
+        return self.score(net, found.best) | {"structure": found.best.to_dict(), "effort": found.effort}
 
-    def ours(self) -> dict[str, Any]:
-        """Half of the steps for a supernet, the surrogate by validation loss, the other half for what it found."""
-        half = self.given.epochs // 2
-        net = self.supernet(half)
-        path = self.folder / f"{self.task.name} {self.task.size} seed {self.seed} found.safetensors"
-        net.save(path, self.search(net, strategy="surrogate", fitness="loss"))
+    def ours(self, searched: bool) -> dict[str, Any]:
+        """A third of the steps for a supernet with finer ranks, the surrogate by loss, the rest for what it found."""
+        short = self.given.epochs // 3
+        net = self.supernet(FINER, short)
+        if searched:
+            structure = self.search(net, strategy="surrogate", fitness="loss").best
+        else:
+            structure = legal_sample(net.bound, BUDGET, random.Random(f"control {self.seed}"))
+        path = self.folder / f"{self.task.name} {self.task.size} seed {self.seed} {searched}.safetensors"
+        net.save(path, structure)
         tuned = glora.load(self.task.backbone().model, path)
-        self.train(tuned, self.given.epochs - half)
-        return self.score(tuned, tuned.active)
+        self.train(tuned, self.given.epochs - short)
+        return self.score(tuned, tuned.active) | {"structure": structure.to_dict()}
 
 
 def interval(differences: np.ndarray[Any, Any], draws: int = 10_000) -> tuple[float, float]:
@@ -146,7 +157,8 @@ def table(cells: Cells, key: Callable[[str, int, str], str], tasks: list[str], s
     }
     rows = []
     for method, values in figures.items():
-        sizes = [cells.found[key(t, s, method)]["size"] for t in tasks for s in seeds if key(t, s, method) in cells.found]
+        there = [cells.found[key(t, s, method)] for t in tasks for s in seeds if key(t, s, method) in cells.found]
+        sizes = [cell["size"] for cell in there]
         means = 100 * np.nanmean(values, axis=1)
         spread = 100 * np.nanstd(values, axis=1)
         by_task = [f"{m:.1f} ± {d:.1f}" if len(seeds) > 1 else f"{m:.1f}" for m, d in zip(means, spread, strict=True)]
@@ -171,13 +183,13 @@ def main() -> None:
     arguments.add_argument("--data", type=Path, default=Path("runs/data"), help="where the tasks are, or are made")
     arguments.add_argument("--size", type=int, default=56)
     arguments.add_argument("--epochs", type=int, default=12)
-    arguments.add_argument("--evaluations", type=int, default=200)
+    arguments.add_argument("--evaluations", type=int, default=120)
     arguments.add_argument("--cells", type=Path, default=RESULTS / "procedures.jsonl")
     arguments.add_argument("--one-thread", action="store_true")
     arguments.add_argument("--table", action="store_true", help="print what is there and run nothing")
     given = arguments.parse_args()
     if given.quick:
-        given.tasks, given.seeds, given.epochs, given.evaluations = ["digits"], [0], 2, 40
+        given.tasks, given.seeds, given.epochs, given.evaluations = ["digits"], [0], 3, 40
         given.cells = given.out.with_suffix(".jsonl")
     if given.one_thread:
         one_thread()
@@ -190,7 +202,7 @@ def main() -> None:
         for name in given.tasks:
             bench = Bench(Task(name, given.data, given.size), seed, given)
             for method in METHODS:
-                cells(key(name, seed, method), lambda: bench(method))
+                cells(key(name, seed, method), partial(bench, method))
     table(cells, key, given.tasks, given.seeds)
     save(given.out, " ".join(["python", *sys.argv]), given.device, list(cells.found.values()))
 
