@@ -61,7 +61,7 @@ def _context(run: Run) -> dict[str, Any]:
     if run.search or (run.chosen and run.chosen.front):
         searched.append(figures.candidates(run.search, run.chosen))
     return {
-        "style": Markup(_source("page.css")),
+        "style": Markup(_source("chart.css") + _source("page.css")),
         "title": summary.title(run),
         "subject": summary.subject(run.metrics),
         "headline": summary.headline(run),
