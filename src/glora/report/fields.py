@@ -73,7 +73,16 @@ class Fields:
     def numbers(self, key: str) -> dict[str, float]:
         """An object of numbers; NaN for those that are null."""
         inner = Fields(self.mapping(key), f"{self.where}, {key!r}")
-        return {name: inner.number(name, math.nan) for name in inner._value}
+        return {name: inner.number(name, math.nan) for name in inner.names()}
+
+    def names(self) -> list[str]:
+        """The names of the entries, in order."""
+        return list(self._value)
+
+    def plain(self, key: str) -> str:
+        """Any value as one text, the same for equal values."""
+        value = self._value.get(key)
+        return value if isinstance(value, str) else "" if value is None else json.dumps(value, sort_keys=True)
 
     def check_format(self, wanted: int = FORMAT) -> None:
         """Raise CheckpointError for a format that is not read here."""
