@@ -79,7 +79,9 @@ def few_shot(generator: random.Random, seeds: int) -> list[dict]:
                 for seed in range(seeds):
                     accuracy = 0.9 - 0.5 * math.exp(-shots / 5) + METHODS.get(name, RANKS[8])[-1]
                     accuracy += generator.gauss(0, 0.02 / math.sqrt(shots))
-                    about = {"protocol": "fewshot", "shots": shots, "rank": None if name == "linear probe" else 8}
+                    peer, rank, size, _ = METHODS.get(name, ("lora", 8, *RANKS[8]))
+                    about = {"protocol": "fewshot", "shots": shots, "peer": peer, "rank": rank}
+                    about["parameters"] = 150_000 if size is None else size
                     rows.append(line(task, name, seed, **about, tests={"test": round(accuracy, 4)}))
     return rows
 
@@ -95,7 +97,9 @@ def domain(seeds: int) -> list[dict]:
                 f"{a / 10:.1f}": {name: round(v - lost[name] * (1 - a / 10) ** 2, 4) for name, v in named.items()}
                 for a in range(11)
             }
-            about = {"protocol": "domain", "shots": 16, "tests": named}
+            peer, rank, size, _ = METHODS[name]
+            about = {"protocol": "domain", "shots": 16, "tests": named, "peer": peer, "rank": rank}
+            about["parameters"] = 150_000 if size is None else size
             rows.append(line("imagenet", name, seed, **about, alphas=alphas if skill else None))
     return rows
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,9 @@ from typing import Any
 from glora.report import words
 from glora.report.cells import Bench, Cell, read_bench
 from glora.report.choices import choices
-from glora.report.curves import costs, few_shot, interpolation, said
+from glora.report.curves import Series, costs, few_shot, interpolation, said
 from glora.report.page import render, write_page
-from glora.report.tally import Column, Row, Spread, Table, labels, tables
+from glora.report.tally import Column, Row, Spread, Table, by_shots, labels, tables
 from glora.structure import TENSORS
 
 __all__ = ["write_bench_report"]
@@ -42,29 +42,34 @@ def write_bench_report(folder: Path, out: Path | None = None) -> Path:
 def _context(bench: Bench) -> dict[str, Any]:
     cells = bench.cells
     series = {method: number for number, method in enumerate(dict.fromkeys(cell.method for cell in cells))}
-    parts = tables(cells)
-    whole = [table for _, table in parts if not table.cells[0].few_shot]
-    compared = next((table for table in whole if table.averaged), None)
-    priced = [(table, column) for table in whole for column in ([None] if table.averaged else []) + table.columns]
-    drawn = [costs(table, series, column) for table, column in priced]
-    mapped = choices(cells)
+    parts, shots = tables(cells), by_shots(cells)
+    compared = next((table for _, table in parts if table.averaged), None)
     return {
         "title": bench.folder.resolve().name,
         "subject": _subject(bench),
         "headline": _headline(compared) if compared else "",
         "cautions": _cautions(bench),
         "series_count": max([len(series), *(len(cell.tests) for cell in cells)]),
-        "tables": [_shown(title, table) for title, table in parts],
-        "costs": [figure for figure in drawn if figure],
-        "shots": few_shot([cell for cell in cells if cell.few_shot], series),
+        "tables": [*(_shown(title, table) for title, table in parts), *([_shown_shots(shots)] if shots else [])],
+        "costs": [
+            (title, _entries(series, table.methods), costs(f"cost-{index}", table, series))
+            for index, (title, table) in enumerate(parts)
+        ],
+        "shots": few_shot(shots, series),
+        "shots_series": _entries(series, (method for table in shots.values() for method in table.methods)),
         "between": interpolation(cells),
-        "choices": mapped,
+        "choices": choices(cells),
         "shapeless": sum(cell.structure is not None and not cell.layers for cell in cells),
         "tensors": TENSORS,
         "conditions": _conditions(cells),
         "failures": bench.failures,
         "facts": _facts(cells),
     }
+
+
+def _entries(series: Series, methods: Iterable[str]) -> list[tuple[int, str]]:
+    """Methods as a legend has them."""
+    return [(series[method], method) for method in dict.fromkeys(methods)]
 
 
 def _subject(bench: Bench) -> str:
@@ -106,6 +111,11 @@ def _size(ends: tuple[int, int]) -> str:
     return f"{ends[0]:,}" if ends[0] == ends[1] else f"{ends[0]:,} to {ends[1]:,}"
 
 
+def _sizes(ends: Iterable[tuple[int, int]]) -> str:
+    low, high = zip(*ends, strict=True)
+    return _size((min(low), max(high)))
+
+
 def _cautions(bench: Bench) -> list[str]:
     """Where cells differ in what a comparison must have in common."""
     cells, found = bench.cells, []
@@ -145,9 +155,9 @@ def _shown(title: str, table: Table) -> dict[str, Any]:
     means += [table.mean_of_groups] if table.grouped else []
     heads = [f"mean of {len(table.columns)} tasks"] if table.averaged else []
     heads += [f"mean of {len(table.groups)} groups"] if table.grouped else []
-    columns = [_entries([table.at(row, column) for row in table.rows]) for column in table.columns]
+    columns = [_marked([table.at(row, column) for row in table.rows]) for column in table.columns]
     lacking = [f"{n} missing" if (n := table.missing(row)) else "no seed has all" for row in table.rows]
-    averages = [_entries([mean(row) for row in table.rows], lacking) for mean in means]
+    averages = [_marked([mean(row) for row in table.rows], lacking) for mean in means]
     groups = [(group, sum(column.group == group for column in table.columns)) for group in table.groups]
     return {
         "title": title,
@@ -166,13 +176,31 @@ def _shown(title: str, table: Table) -> dict[str, Any]:
     }
 
 
+def _shown_shots(tables: Mapping[int, Table]) -> dict[str, Any]:
+    """One table of all numbers of shots: the mean of tasks for each."""
+    names = labels(cell for table in tables.values() for cell in table.cells)
+    columns = [_marked([table.mean(row) for row in names]) for table in tables.values()]
+    sizes = [_sizes(t.parameters(row) for t in tables.values() if row in t.rows) for row in names]
+    tasks = _counted(len({cell.task for table in tables.values() for cell in table.cells}), "task")
+    return {
+        "title": f"Few images a class, mean of {tasks}",
+        "groups": [],
+        "heads": [(f"{shots} a class", "") for shots in tables],
+        "means": [],
+        "rows": [
+            {"name": name, "cells": [column[place] for column in columns], "means": [], "parameters": sizes[place]}
+            for place, name in enumerate(names.values())
+        ],
+    }
+
+
 def _head(column: Column, columns: Sequence[Column]) -> tuple[str, str]:
     """Name of a task, and of its test where that is not plain."""
     plain = column.test == "test" and sum(other.task == column.task for other in columns) == 1
     return column.task, "" if plain else column.test
 
 
-def _entries(scores: Sequence[Spread | None], lacking: Sequence[str] = ()) -> list[_Entry]:
+def _marked(scores: Sequence[Spread | None], lacking: Sequence[str] = ()) -> list[_Entry]:
     top = max((score.mean for score in scores if score), default=None)
     return [
         _Entry(said(score), best=score.mean == top)

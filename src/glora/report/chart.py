@@ -155,13 +155,6 @@ class Chart:
         across, down = self._at(point)
         self._marks.append(symbol(series, across, down, tip, style))
 
-    def label(self, point: Point, text: str, style: str = "") -> None:
-        """A text above a point, on the side that has room."""
-        across, down = self._at(point)
-        left = self.x.share(point[0]) > 0.6
-        where = f'x="{across + (4 if left else -4):.1f}" y="{down - 9:.1f}"'
-        self._marks.append(f'<text {where} class="halo {"end" if left else "start"} {style}">{escape(text)}</text>')
-
     def mark(self, point: Point, style: str, tip: str, radius: float = 4) -> None:
         """One point with a tooltip."""
         if all(map(math.isfinite, point)):
@@ -228,6 +221,6 @@ class Chart:
         yield f'<text class="middle name" x="{middle:.1f}" y="{self.height - 6}">{escape(self.x.label)}</text>'
         down = (self.TOP + bottom) / 2
         yield (
-            f'<text class="middle name" x="0" y="0" transform="translate(11 {down:.1f}) rotate(-90)">'
+            f'<text class="middle name" x="0" y="0" transform="translate(14 {down:.1f}) rotate(-90)">'
             f"{escape(self.y.label)}</text>"
         )

@@ -11,7 +11,7 @@ from glora.report.chart import Axis, Chart
 from glora.report.figures import Figure, in_percent
 from glora.report.tally import Column, Row, Spread, Table, labels, spread
 
-__all__ = ["costs", "few_shot", "interpolation", "said"]
+__all__ = ["Series", "costs", "few_shot", "interpolation", "said"]
 
 Series = Mapping[str, int]
 """The number of each method's series, the same in all figures."""
@@ -25,8 +25,15 @@ def said(found: Spread | None) -> str:
     return mean if found.deviation is None else f"{mean} ± {words.percent(found.deviation)}"
 
 
-def costs(table: Table, series: Series, column: Column | None = None) -> Figure | None:
-    """Accuracy against parameters: every row that has the column, or all of them for the mean of tasks."""
+def costs(key: str, table: Table, series: Series) -> list[Figure]:
+    """Accuracy against parameters: the mean of tasks where it means something, then each column."""
+    drawn = [_costs(f"{key}-mean", table, series)] if table.averaged else []
+    drawn += [_costs(f"{key}-{index}", table, series, column) for index, column in enumerate(table.columns)]
+    return [figure for figure in drawn if figure]
+
+
+def _costs(key: str, table: Table, series: Series, column: Column | None = None) -> Figure | None:
+    """A mark a row that has the column, or all of them for the mean of tasks."""
     scores = {row: table.mean_of_tasks(row) if column is None else table.at(row, column) for row in table.rows}
     points = [(row, table.mean_parameters(row, column), score) for row, score in scores.items() if score is not None]
     if not points:
@@ -50,10 +57,10 @@ def costs(table: Table, series: Series, column: Column | None = None) -> Figure 
         chart.whisker(size, score.low, score.high, f"series-{number}")
         tip = f"{table.rows[row]}: {said(score)} % with {size:,.0f} parameters"
         chart.symbol((size, score.mean), number, tip, "front" if row in on_front else "")
-    where = column.task if column else "the mean of all tasks"
+    where = named(column) if column else "the mean of all tasks"
     return Figure(
-        key=f"cost-{'mean' if column is None else table.columns.index(column)}",
-        title="Accuracy against parameters" if column is None else _named(column),
+        key=key,
+        title="The mean of all tasks" if column is None else named(column),
         caption=_COST if column is None else "",
         svg=chart.svg(f"Accuracy against parameters of {len(points)} methods on {where}"),
         columns=("method", "parameters", "accuracy", "deviation", "seeds", "on the front"),
@@ -61,31 +68,25 @@ def costs(table: Table, series: Series, column: Column | None = None) -> Figure 
             (table.rows[row], f"{size:.0f}", *_exact(score), "yes" if row in on_front else "no")
             for row, size, score in points
         ),
-        legend=(("line frontier", "front"),) if column is None else (),
         wide=column is None,
-        series=_entries(series, (row.method for row, _, _ in points)) if column is None else (),
     )
 
 
 _COST = (
-    "Mean of all tasks, only of methods that have every one of them. Up and to the left is better. The thin vertical "
-    "lines are one standard deviation over the seeds; ringed, and on the grey step line, are those that no other one "
-    "beats with as few parameters. Ranks of one method are joined. Point at a mark for its figures; untick a method to "
-    "hide it."
+    "Only methods that have every task. Up and to the left is better. The thin vertical lines are one standard "
+    "deviation over the seeds each way; ringed, and on the grey step line, are those that no other one beats with as "
+    "few parameters. Ranks of one method are joined."
 )
 
 
-def _named(column: Column) -> str:
+def named(column: Column) -> str:
+    """A column as a title."""
     return column.task if column.test in ("test", "") else f"{column.task}, {column.test}"
 
 
 def _exact(score: Spread) -> tuple[str, str, str]:
     deviation = "" if score.deviation is None else f"{score.deviation:.4f}"
     return f"{score.mean:.4f}", deviation, str(score.seeds)
-
-
-def _entries(series: Series, methods: Iterable[str]) -> tuple[tuple[int, str], ...]:
-    return tuple((series[method], method) for method in dict.fromkeys(methods))
 
 
 def _front(points: Iterable[tuple[Row, float, Spread]]) -> list[tuple[Row, float, Spread]]:
@@ -96,22 +97,16 @@ def _front(points: Iterable[tuple[Row, float, Spread]]) -> list[tuple[Row, float
     return front
 
 
-def few_shot(cells: Sequence[Cell], series: Series) -> list[Figure]:
+def few_shot(tables: Mapping[int, Table], series: Series) -> list[Figure]:
     """Accuracy over images a class: the mean of all tasks where there are several, and each task."""
-    shots = sorted({cell.shots for cell in cells if cell.shots is not None})
-    tables = {number: Table([cell for cell in cells if cell.shots == number]) for number in shots}
     columns = list(dict.fromkeys(column for table in tables.values() for column in table.columns))
-    drawn = []
-    if len(columns) > 1:
-        drawn.append(
-            _shots_figure("mean", "The mean of all tasks", tables, series, lambda t, row: t.mean_of_tasks(row))
-        )
+    drawn = [_shots("mean", "The mean of all tasks", tables, series, Table.mean)] if len(columns) > 1 else []
     for index, column in enumerate(columns):
-        drawn.append(_shots_figure(str(index), _named(column), tables, series, lambda t, row, c=column: t.at(row, c)))
+        drawn.append(_shots(str(index), named(column), tables, series, lambda t, row, c=column: t.at(row, c)))
     return drawn
 
 
-def _shots_figure(
+def _shots(
     key: str, title: str, tables: Mapping[int, Table], series: Series, score: Callable[[Table, Row], Spread | None]
 ) -> Figure:
     names = labels(cell for table in tables.values() for cell in table.cells)
@@ -139,7 +134,6 @@ def _shots_figure(
         svg=chart.svg(f"{title}: accuracy over {len(tables)} numbers of training images a class"),
         columns=("method", "images a class", "accuracy", "deviation", "seeds"),
         rows=tuple((names[row], str(shots), *_exact(one)) for row, own in found.items() for shots, one in own),
-        series=_entries(series, (row.method for row, own in found.items() if own)),
     )
 
 

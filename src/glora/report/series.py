@@ -38,13 +38,13 @@ def key_of(series: int) -> str:
 
 
 def series_styles(count: int) -> str:
-    """Rules that colour ``count`` series, and hide or dim them by the check boxes of a figure's legend."""
+    """Rules that colour ``count`` series, and hide or dim them by the check boxes of a legend, where it is linked."""
     rules = []
     for i in range(count):
         rules += [
             f".series-{i} {{ --c: var(--hue-{i % _HUES}); }}",
-            f"figure:has(.show-{i}:not(:checked)) .drawing .series-{i} {{ display: none; }}",
-            f"figure:has(.of-{i}:hover) .drawing [class*=series-]:not(.series-{i}) {{ opacity: 0.12; }}",
+            f".linked:has(.show-{i}:not(:checked)) .drawing .series-{i} {{ display: none; }}",
+            f".linked:has(.of-{i}:hover) .drawing [class*=series-]:not(.series-{i}) {{ opacity: 0.12; }}",
         ]
     return "\n".join(rules) + "\n"
 

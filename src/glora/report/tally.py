@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from glora.report.cells import Cell
 
-__all__ = ["Column", "Row", "Spread", "Table", "labels", "spread", "tables"]
+__all__ = ["Column", "Row", "Spread", "Table", "by_shots", "labels", "spread", "tables"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +57,9 @@ def spread(values: Sequence[float]) -> Spread | None:
 def labels(cells: Iterable[Cell]) -> dict[Row, str]:
     """Rows in the order of the plan, with their names: the rank is part of it where the method has several."""
     rows = list(dict.fromkeys(Row(cell.method, cell.rank) for cell in cells))
-    several = {row.method for row in rows if sum(row.method == other.method for other in rows) > 1}
-    return {row: f"{row.method}, rank {row.rank}" if row.method in several else row.method for row in rows}
+    count = Counter(row.method for row in rows)
+    ranked = {row for row in rows if count[row.method] > 1 and row.rank is not None}
+    return {row: f"{row.method}, rank {row.rank}" if row in ranked else row.method for row in rows}
 
 
 class Table:
@@ -80,6 +82,11 @@ class Table:
                 self._values.setdefault(place, {})[cell.seed] = value
 
     @property
+    def methods(self) -> list[str]:
+        """The methods of the rows, each once."""
+        return list(dict.fromkeys(row.method for row in self.rows))
+
+    @property
     def averaged(self) -> bool:
         """Whether an average over the columns means something: several, with one test a task."""
         return len(self.columns) > 1 and len({column.task for column in self.columns}) == len(self.columns)
@@ -100,6 +107,10 @@ class Table:
     def mean_of_tasks(self, row: Row) -> Spread | None:
         """The mean of all columns."""
         return self._over_seeds(row, lambda seed: statistics.mean(self._seed(row, seed, self.columns)))
+
+    def mean(self, row: Row) -> Spread | None:
+        """The mean of tasks, or the only accuracy where there is one column."""
+        return self.at(row, self.columns[0]) if len(self.columns) == 1 else self.mean_of_tasks(row)
 
     def mean_of_groups(self, row: Row) -> Spread | None:
         """The mean of the groups' means, in which a small group counts as much as a large one."""
@@ -130,14 +141,23 @@ class Table:
 
 
 def tables(cells: Iterable[Cell]) -> list[tuple[str, Table]]:
-    """A table for each protocol, and for each number of shots of a few-shot one, with its title."""
+    """A table for each protocol that is no curve over shots, with its title."""
     parts: dict[tuple[str, int | None], list[Cell]] = {}
     for cell in cells:
-        parts.setdefault((cell.protocol, cell.shots), []).append(cell)
-    return [(_title(*part), Table(parts[part])) for part in sorted(parts, key=lambda p: (p[0], p[1] or 0))]
+        if not cell.few_shot:
+            parts.setdefault((cell.protocol, cell.shots), []).append(cell)
+    return [(_title(*part), Table(own)) for part, own in parts.items()]
+
+
+def by_shots(cells: Iterable[Cell]) -> dict[int, Table]:
+    """A table for each number of training images a class, fewest first."""
+    parts: dict[int, list[Cell]] = {}
+    for cell in cells:
+        if cell.few_shot and cell.shots is not None:
+            parts.setdefault(cell.shots, []).append(cell)
+    return {shots: Table(parts[shots]) for shots in sorted(parts)}
 
 
 def _title(protocol: str, shots: int | None) -> str:
-    names = {"vtab": "VTAB-1k", "fewshot": "Few-shot", "domain": "Domain generalisation", "": "Tasks"}
-    name = names.get(protocol, protocol)
+    name = {"vtab": "VTAB-1k", "domain": "Domain generalisation", "": "Tasks"}.get(protocol, protocol)
     return name if shots is None else f"{name}, {shots} {'image' if shots == 1 else 'images'} a class"
