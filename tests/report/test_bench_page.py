@@ -10,6 +10,7 @@ from sample_bench import TASKS, line, write_bench
 from glora.report import write_bench_report
 from glora.report.chart import Axis, Chart
 from glora.report.series import style_sheet
+from small_run import fields_of, succeed
 
 SECTIONS = ["results", "costs", "shots", "between", "structures", "conditions"]
 
@@ -29,6 +30,11 @@ def test_complete_bench_has_every_section(bench_folder):
     labels = [attrs for tag, attrs in page.tags if tag == "svg"]
     assert all(attrs.get("aria-label") or attrs.get("aria-hidden") == "true" for attrs in labels)
     assert not [attrs for tag, attrs in page.tags if tag == "path" and "nan" in (attrs.get("d") or "")]
+
+
+def test_the_command_makes_it(bench_folder):
+    assert fields_of(succeed("report", bench_folder).out) == {"report": str(bench_folder / "report.html")}
+    assert "glora · bench report" in (bench_folder / "report.html").read_text("utf-8")
 
 
 def test_default_place_and_chosen_place(bench_folder, tmp_path):

@@ -109,8 +109,8 @@ def _tensor_shares(index: int, cells: Sequence[Cell], rows: Sequence[list[LayerR
     named = tuple((place + 0.5, str(place + 1)) for place in range(len(by_task)))
     chart = Chart(Axis("task", 0, len(by_task), named=named), Axis("share of parameters, %", 0, 1, in_percent))
     table = []
-    for place, (task, own) in enumerate(by_task.items()):
-        shares = {tensor: statistics.mean(_share(seed, tensor) for seed in own) for tensor in TENSORS}
+    for place, (task, structures) in enumerate(by_task.items()):
+        shares = {tensor: statistics.mean(_share(one, tensor) for one in structures) for tensor in TENSORS}
         base = 0.0
         for tensor, share in shares.items():
             if share:

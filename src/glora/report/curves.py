@@ -102,8 +102,12 @@ def few_shot(tables: Mapping[int, Table], series: Series) -> list[Figure]:
     columns = list(dict.fromkeys(column for table in tables.values() for column in table.columns))
     drawn = [_shots("mean", "The mean of all tasks", tables, series, Table.mean)] if len(columns) > 1 else []
     for index, column in enumerate(columns):
-        drawn.append(_shots(str(index), named(column), tables, series, lambda t, row, c=column: t.at(row, c)))
+        drawn.append(_shots(str(index), named(column), tables, series, _in(column)))
     return drawn
+
+
+def _in(column: Column) -> Callable[[Table, Row], Spread | None]:
+    return lambda table, row: table.at(row, column)
 
 
 def _shots(
