@@ -133,6 +133,16 @@ def test_shares_of_parameters(tmp_path):
     assert page.cells("form-choices-0-0")[4:8] == ["B", "50.0", "0.0", "50.0"]
 
 
+def test_many_tasks_are_mapped_a_few_at_a_time(tmp_path):
+    layers = [{"name": "blocks.0.fc", "out": 8, "in": 4}, {"name": "blocks.1.fc", "out": 8, "in": 4}]
+    about = {"structure": {"blocks.0.fc": {"B": "rank-2"}}, "layers": layers}
+    page = page_with(tmp_path, [line(f"task {i}", "GLoRA", 0, **about) for i in range(19)])
+    spans = [attrs for tag, attrs in page.tags if tag == "th" and attrs.get("class") == "task"]
+    cells = [attrs["title"] for tag, attrs in page.tags if tag == "td" and "title" in attrs]
+    assert (len(spans), len(cells)) == (19, 19 * 2 * 5)
+    assert sum(tag == "table" and "wide-map" in (attrs.get("class") or "") for tag, attrs in page.tags) == 4
+
+
 def test_only_failures(tmp_path):
     page = page_with(tmp_path, [line("dtd", "LoRA", 0) | {"error": "out of memory"}])
     assert "out of memory" in page.text("failures")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
@@ -16,6 +18,10 @@ from glora.report.tally import Row, labels
 from glora.structure import TENSORS
 
 __all__ = ["Choices", "FormMap", "choices"]
+
+
+# Tasks in one map.
+_BESIDE = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +82,7 @@ def _task(cell: Cell) -> str:
 
 
 def _maps(cells: Sequence[Cell]) -> list[FormMap]:
-    """Tasks side by side, those that share the layers; of each the structure of its lowest seed."""
+    """A few tasks side by side, those that share the layers; of each the structure of its lowest seed."""
     first: dict[str, Cell] = {}
     for cell in sorted(cells, key=lambda cell: cell.seed):
         first.setdefault(_task(cell), cell)
@@ -86,12 +92,20 @@ def _maps(cells: Sequence[Cell]) -> list[FormMap]:
         parts.setdefault((cell.seed, tuple(layer.name for layer in cell.layers)), []).append(cell)
     return [
         FormMap(
-            tuple(map(_task, own)),
-            tuple(zip(layers, zip(*(_rows(cell) for cell in own), strict=True), strict=True)),
+            tuple(map(_task, few)),
+            tuple(zip(layers, zip(*(_rows(cell) for cell in few), strict=True), strict=True)),
             seed,
         )
         for (seed, layers), own in parts.items()
+        for few in _even(own)
     ]
+
+
+def _even(cells: Sequence[Cell]) -> list[Sequence[Cell]]:
+    """Parts of as equal a length as can be, of no more than fit beside each other on a page."""
+    count = math.ceil(len(cells) / _BESIDE)
+    ends = [round(len(cells) * part / count) for part in range(count + 1)]
+    return [cells[start:end] for start, end in itertools.pairwise(ends)]
 
 
 def _groups(cells: Sequence[Cell], rows: Sequence[list[LayerRow]]) -> dict[str, list[list[LayerRow]]]:
