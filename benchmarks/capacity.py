@@ -43,7 +43,7 @@ PICTURE = Path(__file__).parent.parent / "docs" / "capacity.svg"
 class Setting:
     """How large the experiment is."""
 
-    images: int = 500
+    images: int = 400
     pretraining: int = 5
     epochs: int = 40
     generations: int = 4
