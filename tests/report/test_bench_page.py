@@ -95,7 +95,7 @@ def test_headline_says_how_much_a_lead_is_worth(tmp_path, seeds, second, words):
     [
         ({"model": "vit_base"}, "2 different backbones"),
         ({"preprocessing": {"size": 224}}, "2 different preprocessings"),
-        ({"trials": []}, "2 different numbers of learning rates tried: 0, 2"),
+        ({"trials": []}, "2 different numbers of learning rates tried: 1, 2"),
         ({"trained_on": "train"}, "2 different parts trained on: train, train+val"),
         ({"versions": {"glora": "0.2.0"}}, "2 different versions of glora: 0.1.0, 0.2.0"),
         ({"split": "another"}, "Methods were not given the same split of dtd."),

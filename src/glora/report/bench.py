@@ -49,7 +49,7 @@ def _context(bench: Bench) -> dict[str, Any]:
         "subject": _subject(bench),
         "headline": _headline(compared) if compared else "",
         "cautions": _cautions(bench),
-        "series_count": max([len(series), *(len(cell.tests) for cell in cells)]),
+        "series_count": max([len(series), *(len(tests) for cell in cells for tests in cell.alphas.values())]),
         "tables": [*(_shown(title, table) for title, table in parts), *([_shown_shots(shots)] if shots else [])],
         "costs": [
             (title, _entries(series, table.methods), costs(f"cost-{index}", table, series))

@@ -96,7 +96,7 @@ class Bench:
 
 
 def read_bench(folder: Path) -> Bench:
-    """Read the results of a bench; the last line of a key counts, and the last one with the same place in a table.
+    """Read the results of a bench; of a key the last line that is no failure counts, and of a place in a table too.
 
     Raises:
         CheckpointError: if the folder holds no results, or a line of them is damaged.
@@ -105,7 +105,11 @@ def read_bench(folder: Path) -> Bench:
     found: dict[str, Cell | Failure] = {}
     for fields in lines(path):
         fields.check_format()
-        found[fields.text("key", ...)] = _failure(fields) if fields.text("error") else _cell(fields)
+        key = fields.text("key", ...)
+        if not fields.text("error"):
+            found[key] = _cell(fields)
+        elif not isinstance(found.get(key), Cell):
+            found[key] = _failure(fields)
     if not found:
         raise CheckpointError(f"{path} holds no finished cell yet: `glora bench PLAN.yaml` makes them")
     cells = [one for one in found.values() if isinstance(one, Cell)]
@@ -130,7 +134,7 @@ def _cell(fields: Fields) -> Cell:
         rank=fields.integer("rank", None),
         seed=fields.integer("seed"),
         lr=fields.number("lr", None),
-        trials=len(fields.items("trials")),
+        trials=max(1, len(fields.items("trials"))),  # one rate is taken without a trial
         parameters=fields.integer("parameters"),
         head=fields.integer("head", None),
         val=_share(fields, "val", fields.number("val", None)),
