@@ -13,9 +13,8 @@ from collections.abc import Generator, Sequence
 from typing import Any, final
 
 import numpy as np
-import timm
-import torch
 from common import parser, save, seconds, show
+from gratings import pictures, pretrained
 
 import glora
 from glora.data import TensorSamples
@@ -115,31 +114,9 @@ def row(name: str, found: SearchResult, took: tuple[float, float] | None) -> tup
     return cells, {"name": name, "first": first, "best": found.winner.score.accuracy, **effort, "saved": saved}
 
 
-def pictures(count: int, side: int, classes: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gratings, whose direction is the class, in noise."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(classes, (count,), generator=generator)
-    angle = (labels + 0.35 * torch.randn(count, generator=generator)) * torch.pi / classes
-    phase = 6.3 * torch.rand(count, generator=generator)
-    y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-    along = angle.cos()[:, None, None] * x + angle.sin()[:, None, None] * y
-    waves = (0.8 * along + phase[:, None, None]).sin()
-    noise = torch.randn(count, 3, side, side, generator=generator)
-    return waves[:, None] + 1.2 * noise, labels
-
-
 def supernet(side: int, classes: int, epochs: int) -> tuple[glora.GLoRAModel, TensorSamples]:
     """A small ViT, first trained as a whole on other pictures of more classes, and its trained supernet."""
-    torch.manual_seed(0)
-    shape = {"img_size": side, "patch_size": 4, "embed_dim": 48, "depth": 4, "num_heads": 3}
-    model = timm.create_model("vit_tiny_patch16_224", num_classes=12, **shape)
-    inputs, labels = pictures(2000, side, 12, seed=1)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    for _ in range(epochs):
-        for batch in torch.randperm(len(labels)).split(50):
-            optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(model(inputs[batch]), labels[batch]).backward()
-            optimizer.step()
+    model = pretrained(side, epochs)
     model.reset_classifier(classes)
     net = glora.adapt(model, glora.SearchSpace(4), head="head")
     train, val = pictures(800, side, classes, seed=2), pictures(200, side, classes, seed=3)

@@ -1,58 +1,144 @@
-"""The page in a real browser: it draws, in light and dark, and never scrolls sideways."""
+"""The pages in a real browser: nothing is loaded or complained of, all data is drawn, nothing runs over the edge."""
 
 from __future__ import annotations
 
-import html
-import re
-import shutil
-import subprocess
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browser import Browser, find_chromium
 from PIL import Image
+from sample_bench import bench_lines
 
-from glora.report import write_report
+from glora.report import write_bench_report, write_report
 
 pytestmark = pytest.mark.slow
 
+# Elements that end beyond the window, and texts that end beyond their drawing; what scrolls by itself may.
+BEYOND = """[...document.querySelectorAll('body *')].filter(element => {
+  if (element.closest('.scroll, pre, .hidden, details:not([open]) > :not(summary)')) return false;
+  const box = element.getBoundingClientRect();
+  if (!box.width || !box.height) return false;
+  if (box.right > document.documentElement.clientWidth + 1 || box.left < -1) return true;
+  if (element.tagName !== 'text') return false;
+  const sheet = element.ownerSVGElement.getBoundingClientRect();
+  return box.right > sheet.right + 1 || box.left < sheet.left - 1 || box.bottom > sheet.bottom + 1;
+}).map(element => element.outerHTML.slice(0, 120))"""
+
 
 @pytest.fixture(scope="module")
-def chromium() -> str:
-    for name in ("chromium", "chromium-browser", "google-chrome"):
-        if found := shutil.which(name):
-            return found
-    pytest.skip("no chromium on PATH: the page is not looked at in a browser")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    program = find_chromium()
+    if program is None:
+        pytest.skip("no chromium on PATH: the pages are not looked at in a browser")
+    started = Browser(program, tmp_path_factory.mktemp("profile"))
+    yield started
+    started.close()
 
 
-def browse(chromium: str, page: Path, *flags: str) -> str:
-    command = [
-        chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync",
-        f"--user-data-dir={page.parent / 'profile'}", "--hide-scrollbars", *flags, page.as_uri(),
-    ]  # fmt: skip
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+@pytest.fixture(scope="module")
+def pages(sample: Path, bench: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("pages")
+    return {
+        "run": write_report(sample, folder / "run.html"),
+        "bench": write_bench_report(bench, folder / "bench.html"),
+    }
 
 
-@pytest.mark.parametrize(("scheme", "paper"), [("1", (253, 252, 250)), ("0", (20, 23, 27))], ids=["light", "dark"])
-def test_page_draws(chromium, sample, tmp_path, scheme, paper):
-    page = write_report(sample, tmp_path / "page.html")
-    shot = tmp_path / "shot.png"
-    flags = ("--window-size=1200,3000", f"--screenshot={shot}", f"--blink-settings=preferredColorScheme={scheme}")
-    browse(chromium, page, *flags)
-    with Image.open(shot) as image:
+def marks(browser: Browser, selector: str) -> int:
+    return browser.ask(f"document.querySelectorAll({json.dumps(selector)}).length")
+
+
+@pytest.mark.parametrize("width", [360, 768, 1280])
+@pytest.mark.parametrize("name", ["run", "bench"])
+def test_page_is_quiet_and_stays_inside(browser: Browser, pages: dict[str, Path], name: str, width: int) -> None:
+    browser.open(pages[name], width)
+    assert browser.complaints() == []
+    assert browser.ask("document.documentElement.scrollWidth") <= width
+    assert browser.ask(BEYOND) == []
+    assert marks(browser, "figure .drawing svg") > 0
+
+
+@pytest.mark.parametrize(
+    ("head", "complaint"),
+    [
+        ("<script>console.error('no')</script>", "console"),
+        ("<img src='http://localhost:9/picture.png'>", "request"),
+        ("<script>nothing.there</script>", "exception"),
+    ],
+)
+def test_complaints_are_heard(browser: Browser, tmp_path: Path, head: str, complaint: str) -> None:
+    """What the quietness of the pages rests on."""
+    (tmp_path / "page.html").write_text(f"<!DOCTYPE html><title>x</title><body>{head}</body>")
+    browser.open(tmp_path / "page.html", 800)
+    assert any(found.startswith(complaint) for found in browser.complaints())
+
+
+def test_what_runs_over_the_edge_is_found(browser: Browser, tmp_path: Path) -> None:
+    text = "<!DOCTYPE html><title>x</title><body><p style='width:900px'>x</p></body>"
+    (tmp_path / "page.html").write_text(text)
+    browser.open(tmp_path / "page.html", 800)
+    assert len(browser.ask(BEYOND)) == 1
+
+
+@pytest.mark.parametrize(("scheme", "paper"), [("light", (253, 252, 250)), ("dark", (20, 23, 27))])
+@pytest.mark.parametrize("name", ["run", "bench"])
+def test_page_draws(browser: Browser, pages: dict[str, Path], tmp_path: Path, name: str, scheme: str, paper) -> None:
+    browser.open(pages[name], 1200, scheme=scheme)
+    browser.shot(tmp_path / "shot.png")
+    with Image.open(tmp_path / "shot.png") as image:
         picture = image.convert("RGB")
+    assert picture.width == 1200
     assert picture.getpixel((2, 2)) == paper
     assert len(picture.getcolors(maxcolors=1 << 22)) > 200
 
 
-@pytest.mark.parametrize("width", [360, 420, 768, 1280])
-def test_page_never_scrolls_sideways(chromium, sample, tmp_path, width):
-    text = write_report(sample, tmp_path / "page.html").read_text(encoding="utf-8")
-    frame = tmp_path / "frame.html"
-    frame.write_text(
-        f'<iframe style="width:{width}px;height:900px;border:0" srcdoc="{html.escape(text)}" onload="'
-        "document.title = 'wide ' + this.contentDocument.documentElement.scrollWidth\"></iframe>",
-        encoding="utf-8",
-    )
-    dumped = browse(chromium, frame, "--window-size=1400,1000", "--dump-dom")
-    assert int(re.search(r"<title>wide (\d+)</title>", dumped)[1]) <= width
+def test_figures_of_a_run_have_all_data(browser: Browser, pages: dict[str, Path], sample: Path) -> None:
+    browser.open(pages["run"], 1280)
+    structure = json.loads((sample / "structure.json").read_text())
+    forms = [form for layer in structure["best"]["structure"].values() for form in layer.values()]
+    assert marks(browser, "#layer-sizes .bar") == len(forms) + 5  # and the legend
+    candidates = (sample / "search.jsonl").read_text().splitlines()[1:]
+    scored = sum(json.loads(line)["accuracy"] is not None or "bound" in json.loads(line) for line in candidates)
+    dots = "[...document.querySelectorAll('#search-front .dots')].map(d => d.getAttribute('d')).join('').split('h0')"
+    assert browser.ask(f"{dots}.length - 1") == scored
+    assert marks(browser, "#search-front .drawing .mark.front") == len(structure["front"])
+    for key in ("train-probes", "train-loss", "train-lr", "search-progress"):
+        assert browser.ask(f"document.querySelector('#{key} .drawing .line').getBBox().width") > 300
+
+
+def test_figures_of_a_bench_have_all_data(browser: Browser, pages: dict[str, Path]) -> None:
+    browser.open(pages["bench"], 1280)
+    lines = [line for line in bench_lines() if "error" not in line]
+    vtab = {(line["method"], line["rank"]) for line in lines if line["protocol"] == "vtab"}
+    for key in ("mean", 0, 1, 2, 3, 4, 5):
+        assert marks(browser, f"#cost-0-{key} .symbol") == len(vtab)
+        assert marks(browser, f"#cost-0-{key} .whisker") == len(vtab)
+    domain = [line for line in lines if line["protocol"] == "domain"]
+    for test in range(5):
+        assert marks(browser, f"#cost-1-{test} .symbol") == len({line["method"] for line in domain})
+    for key in ("mean", 0, 1):
+        assert marks(browser, f"#shots-{key} .symbol") == 3 * 5  # methods, numbers of shots
+        assert marks(browser, f"#shots-{key} .band") == 3
+    assert marks(browser, "#between-0 .drawing .symbol") == 5 * 11  # tests, alphas
+    found = [line["structure"] for line in lines if line["structure"]]
+    used = {(layer, tensor) for structure in found for layer, forms in structure.items() for tensor in forms}
+    assert marks(browser, "#layer-shares-0 .drawing .bar") == len(used)
+    assert marks(browser, "#tensor-shares-0 .drawing .bar") == 6 * 5
+    for group in range(3):
+        assert marks(browser, f"#form-choices-0-{group} .drawing .bar") == 4 + 4 + 2 + 3 + 3
+    assert marks(browser, "#structures tbody td[class^=form-]") == 6 * 5 * 48
+    assert marks(browser, "#failures tbody tr") == 2
+
+
+def test_a_method_can_be_hidden_and_shown(browser: Browser, pages: dict[str, Path]) -> None:
+    browser.open(pages["bench"], 1280)
+    count = "[...document.querySelectorAll('{}')].filter(symbol => symbol.checkVisibility()).length"
+    shown, elsewhere = count.format("#cost-0-mean .symbol, #cost-0-3 .symbol"), count.format("#shots-0 .symbol")
+    before = browser.ask(shown)
+    browser.ask("document.querySelector('#costs .show-9').click()")
+    assert browser.ask(shown) == before - 2
+    assert browser.ask(elsewhere) == 15
+    browser.ask("document.querySelector('#costs .show-9').click()")
+    assert browser.ask(shown) == before

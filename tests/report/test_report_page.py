@@ -2,62 +2,16 @@ from __future__ import annotations
 
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from html_page import Page
 from sample_run import CLASSES, write_sample
 
 from glora.report import write_report
 
 SECTIONS = ["results", "structure", "parameters", "search", "training", "settings"]
 FIGURES = ["layer-sizes", "search-progress", "search-front", "train-probes", "train-loss", "train-lr"]
-VOID = {"meta", "br", "hr", "img", "input", "link"}
-
-
-class Page(HTMLParser):
-    """Checks that tags are balanced and collects what the tests ask about."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.by_id: dict[str, list[str]] = {}
-        self._inside: list[str | None] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        found = dict(attrs)
-        self.tags.append((tag, found))
-        if "id" in found:
-            assert found["id"] not in self.by_id, f"id {found['id']} twice"
-            self.by_id[found["id"]] = []
-        if tag not in VOID:
-            self.open.append(tag)
-            self._inside.append(found.get("id"))
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        for identity in self._inside:
-            if identity:
-                self.by_id[identity].append(f"<{tag}>")
-
-    def handle_endtag(self, tag):
-        assert self.open, f"</{tag}> closes nothing"
-        assert self.open.pop() == tag
-        self._inside.pop()
-
-    def handle_data(self, data):
-        self.words.append(data)
-        for identity in self._inside:
-            if identity:
-                self.by_id[identity].append(data)
-
-    def text(self, identity: str | None = None) -> str:
-        return re.sub(r"\s+", " ", "".join(self.words if identity is None else self.by_id[identity]))
 
 
 def page_of(folder: Path) -> Page:

@@ -27,7 +27,7 @@ from glora.inference import adapter_of, labelled_part, open_adapter, open_classi
 from glora.inference import predict as classify
 from glora.metrics import Metrics
 from glora.precision import Precision, native_precision
-from glora.report import write_report
+from glora.report import RESULTS, write_bench_report, write_report
 from glora.run import Run
 from glora.space import BiasPolicy
 from glora.strategies import Select, StrategyName
@@ -339,14 +339,19 @@ def info(
 
 
 def report(run: str, json: bool = False) -> None:
-    """Write the report of a run folder, one self-contained HTML page, from whatever is there.
+    """Write the report of a run or a bench, one self-contained HTML page, from whatever is there.
 
     Args:
-        run: a run folder, finished or not.
+        run: a run folder or the folder of a bench, finished or not.
         json: print the results as JSON.
     """
-    RunConfig.load(run)
-    print_results({"report": str(write_report(Path(run)))}, json)
+    folder = Path(run)
+    if (folder / RESULTS).is_file():
+        page = write_bench_report(folder)
+    else:
+        RunConfig.load(run)
+        page = write_report(folder)
+    print_results({"report": str(page)}, json)
 
 
 def demo(out: str = "runs/demo", json: bool = False) -> None:

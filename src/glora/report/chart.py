@@ -1,4 +1,4 @@
-"""A small chart in SVG: axes, lines, dots, bars. Colours come from the page's style sheet, so dark mode works.
+"""A small chart in SVG: axes, lines, bands, dots, bars. Colours come from a style sheet, so dark mode works.
 
 Plain text is enough here and keeps three things simple: the marks have tooltips without a script, the same input
 gives the same bytes, and no element needs an id.
@@ -14,6 +14,7 @@ from html import escape
 from markupsafe import Markup
 
 from glora.report import words
+from glora.report.series import key_of, symbol
 
 __all__ = ["Axis", "Chart"]
 
@@ -22,7 +23,10 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """One axis: its label, its ends, how a tick is written; ``named`` replaces the ticks by places with names."""
+    """One axis: its label, its ends, how a tick is written; ``named`` replaces the ticks by places with names.
+
+    A logarithmic one has no place for 0; ``zero`` gives it one, at the low end, apart from the others.
+    """
 
     label: str
     low: float
@@ -31,6 +35,7 @@ class Axis:
     log: bool = False
     whole: bool = False
     named: tuple[tuple[float, str], ...] | None = None
+    zero: bool = False
 
     @classmethod
     def fit(
@@ -44,6 +49,8 @@ class Axis:
         whole: bool = False,
     ) -> Axis:
         """An axis around the finite ones of ``values``, with a margin of ``pad`` of the span on both sides."""
+        values = list(values)
+        zero = log and 0 in values
         finite = [value for value in values if math.isfinite(value) and (value > 0 or not log)] or [1.0]
         low, high = min(finite), max(finite)
         if low == high:
@@ -51,13 +58,17 @@ class Axis:
             low, high = (low / 2, high * 2) if log else (low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2)
         if log:
             factor = (high / low) ** pad
-            return cls(label, low / factor, high * factor, write, log=True)
+            # An eighth of the width for zero, apart from the smallest.
+            left = (high / low) ** (1 / 7) if zero else factor
+            return cls(label, low / left, high * factor, write, log=True, zero=zero)
         margin = pad * (high - low)
         return cls(label, low - margin, high + margin, write, whole=whole)
 
     def share(self, value: float) -> float:
         """Where ``value`` lies: 0 at the low end, 1 at the high one."""
         if self.log:
+            if self.zero and value <= 0:
+                return 0.02
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
 
@@ -66,7 +77,12 @@ class Axis:
         if self.named is not None:
             return list(self.named)
         places = self._decades(most) if self.log else self._steps(most)
-        return [(place, self.write(place)) for place in places]
+        apart = [0.0] if self.zero else []
+        return [(place, self.write(place)) for place in (*apart, *(p for p in places if not apart or self._clear(p)))]
+
+    def _clear(self, place: float) -> bool:
+        """Whether a tick is far enough from that of zero."""
+        return self.share(place) > 0.1
 
     def _steps(self, most: int) -> list[float]:
         rough = (self.high - self.low) / most
@@ -121,6 +137,24 @@ class Chart:
             path = "".join(f"M{across:.1f} {down:.1f}h0" for across, down in placed)
             self._marks.append(f'<path class="dots {style}" d="{path}"/>')
 
+    def band(self, edges: Sequence[tuple[float, float, float]], style: str) -> None:
+        """The area between the low and the high of (x, low, high), where there are two x or more."""
+        if len(edges) > 1:
+            there = [self._at((x, high)) for x, _, high in edges]
+            back = [self._at((x, low)) for x, low, _ in reversed(edges)]
+            path = "L".join(f"{across:.1f} {down:.1f}" for across, down in (*there, *back))
+            self._marks.append(f'<path class="band {style}" d="M{path}Z"/>')
+
+    def whisker(self, x: float, low: float, high: float, style: str) -> None:
+        """A thin vertical line from ``low`` to ``high``."""
+        (across, bottom), (_, top) = self._at((x, low)), self._at((x, high))
+        self._marks.append(f'<path class="whisker {style}" d="M{across:.1f} {bottom:.1f}V{top:.1f}"/>')
+
+    def symbol(self, point: Point, series: int, tip: str, style: str = "") -> None:
+        """One point of a series, in its shape and colour, with a tooltip."""
+        across, down = self._at(point)
+        self._marks.append(symbol(series, across, down, tip, style))
+
     def mark(self, point: Point, style: str, tip: str, radius: float = 4) -> None:
         """One point with a tooltip."""
         if all(map(math.isfinite, point)):
@@ -155,6 +189,22 @@ class Chart:
             f'<svg viewBox="0 0 {self.WIDTH} {self.height}" role="img" aria-label="{escape(label)}">{body}</svg>'
         )
 
+    def file(self, label: str, style_sheet: str, legend: Sequence[str]) -> str:
+        """The drawing as a file of its own, with the names of its series above it, two a line."""
+        top = 22 * math.ceil(len(legend) / 2) + 8
+        keys = "".join(
+            f'<g transform="translate({self.LEFT + (index % 2) * 210} {22 * (index // 2) + 16})">{key_of(index)}'
+            f'<text x="28" y="4">{escape(name)}</text></g>'
+            for index, name in enumerate(legend)
+        )
+        whole = self.height + top
+        return (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self.WIDTH} {whole}" width="{2 * self.WIDTH}" '
+            f'role="img" aria-label="{escape(label)}">\n<style>\n{style_sheet}</style>\n'
+            f'<rect class="sheet" width="{self.WIDTH}" height="{whole}"/>{keys}\n<g transform="translate(0 {top})">'
+            f"{''.join([*self._axes(), *self._marks])}</g>\n</svg>\n"
+        )
+
     def _axes(self) -> Iterable[str]:
         left, right, bottom = self.LEFT, self.WIDTH - self.RIGHT, self.height - self.BOTTOM
         for place, text in self.y.ticks(max(3, self.height // 45)):
@@ -171,6 +221,6 @@ class Chart:
         yield f'<text class="middle name" x="{middle:.1f}" y="{self.height - 6}">{escape(self.x.label)}</text>'
         down = (self.TOP + bottom) / 2
         yield (
-            f'<text class="middle name" x="0" y="0" transform="translate(11 {down:.1f}) rotate(-90)">'
+            f'<text class="middle name" x="0" y="0" transform="translate(14 {down:.1f}) rotate(-90)">'
             f"{escape(self.y.label)}</text>"
         )

@@ -18,14 +18,17 @@ from glora.report.forms import LayerRow
 from glora.report.read import Candidate, Chosen, Epoch, Search
 from glora.structure import TENSORS
 
-__all__ = ["Figure", "candidates", "layer_sizes", "progress", "training"]
+__all__ = ["Figure", "candidates", "in_percent", "layer_chart", "layer_sizes", "progress", "training"]
 
 ORIGINS = ("random", "mutant", "crossover", "predicted")
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A drawing and what a reader needs beside it; ``legend`` pairs a style class with its words."""
+    """A drawing and what a reader needs beside it; ``legend`` pairs a style class with its words.
+
+    ``series`` pairs the numbers of series with their names: an entry of theirs hides and shows them.
+    """
 
     key: str
     title: str
@@ -35,6 +38,7 @@ class Figure:
     rows: tuple[tuple[str, ...], ...]
     legend: tuple[tuple[str, str], ...] = ()
     wide: bool = False
+    series: tuple[tuple[int, str], ...] = ()
 
     @property
     def csv(self) -> str:
@@ -48,28 +52,16 @@ def _exact(value: float) -> str:
     return f"{value:.6g}" if math.isfinite(value) else "not finite"
 
 
-def _in_percent(value: float) -> str:
+def in_percent(value: float) -> str:
+    """A tick of an axis of shares, in percent."""
     return f"{100 * value:.4g}"
 
 
 def layer_sizes(groups: Sequence[tuple[str, Sequence[LayerRow]]]) -> Figure:
     """Adapter parameters of every layer, in model order, stacked by support tensor."""
     rows = [row for _, group in groups for row in group]
-    starts, names, at = [], [], 0
-    for block, group in groups:
-        starts.append(at)
-        names.append((at + len(group) / 2, "".join(c for c in block.rsplit(".", 1)[-1] if c.isdigit())))
-        at += len(group)
-    every = math.ceil(len(names) / 13) or 1
-    named = tuple(names[::every])
     top = max([row.parameters for row in rows] + [1])
-    chart = Chart(
-        Axis("adapted layers, in model order, by block", 0, max(len(rows), 1), named=named),
-        Axis("parameters", 0, 1.06 * top, words.short),
-    )
-    for start in starts[every::every]:
-        chart.rule(start, "faint")
-    gap = 0.12 if len(rows) <= 120 else 0.0
+    chart, gap = layer_chart(groups, Axis("parameters", 0, 1.06 * top, words.short))
     for place, row in enumerate(rows):
         base = 0
         for tensor, size in row.sizes.items():
@@ -89,6 +81,20 @@ def layer_sizes(groups: Sequence[tuple[str, Sequence[LayerRow]]]) -> Figure:
     )
 
 
+def layer_chart(groups: Sequence[tuple[str, Sequence[LayerRow]]], y: Axis) -> tuple[Chart, float]:
+    """An empty chart with a place for every layer, blocks told apart, and the gap beside a bar."""
+    starts, names, at = [], [], 0
+    for block, group in groups:
+        starts.append(at)
+        names.append((at + len(group) / 2, "".join(c for c in block.rsplit(".", 1)[-1] if c.isdigit())))
+        at += len(group)
+    every = math.ceil(len(names) / 13) or 1
+    chart = Chart(Axis("adapted layers, in model order, by block", 0, max(at, 1), named=tuple(names[::every])), y)
+    for start in starts[every::every]:
+        chart.rule(start, "faint")
+    return chart, 0.12 if at <= 120 else 0.0
+
+
 def progress(search: Search) -> Figure:
     """Accuracy over the generations of the search: every candidate, each generation's median, the best so far."""
     by_generation: dict[int, list[Candidate]] = defaultdict(list)
@@ -103,7 +109,7 @@ def progress(search: Search) -> Figure:
         table.append((generation, len(by_generation[generation]), middle, top, best))
     chart = Chart(
         Axis.fit("generation", [g + d for g in by_generation for d in (-0.4, 0.4)], _whole, pad=0.02, whole=True),
-        Axis.fit("validation accuracy, %", [c.shown for c in search.candidates], _in_percent),
+        Axis.fit("validation accuracy, %", [c.shown for c in search.candidates], in_percent),
     )
     shown = _dots_by_origin(chart, search.candidates, lambda c: (_spread(c), c.shown))
     chart.line([(row[0], row[2]) for row in table], "median")
@@ -172,7 +178,7 @@ def candidates(search: Search | None, chosen: Chosen | None) -> Figure:
     log = min(seen, default=0) > 0 and max(seen) > 30 * min(seen)
     chart = Chart(
         Axis.fit("adapter parameters", seen, words.short, log=log),
-        Axis.fit("validation accuracy, %", [c.shown for c in (*everything, *front)], _in_percent),
+        Axis.fit("validation accuracy, %", [c.shown for c in (*everything, *front)], in_percent),
     )
     shown = _dots_by_origin(chart, everything, lambda c: (float(c.size), c.shown))
     if near and budget is not None:
@@ -253,7 +259,7 @@ def _probes(epochs: Sequence[Epoch]) -> Figure:
     names = list(dict.fromkeys(name for epoch in probed for name in epoch.probes))
     chart = Chart(
         Axis.fit("epoch", [float(epoch.epoch) for epoch in epochs], _whole, pad=0.02, whole=True),
-        Axis.fit("validation accuracy, %", [v for epoch in probed for v in epoch.probes.values()], _in_percent),
+        Axis.fit("validation accuracy, %", [v for epoch in probed for v in epoch.probes.values()], in_percent),
         height=300,
     )
     drawn = sorted(names, key=lambda name: not name.startswith("random"))

@@ -7,12 +7,19 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from glora.report.read import Chosen, Layer
-from glora.structure import TENSORS, Form
+from glora.report.read import Layer
+from glora.structure import TENSORS, Form, Structure
 
-__all__ = ["KINDS", "LayerRow", "TensorRow", "blocks", "by_tensor"]
+__all__ = ["KINDS", "KIND_NAMES", "LayerRow", "TensorRow", "blocks", "by_tensor"]
 
 KINDS = ("none", "scalar", "vector", "rank", "mul")
+KIND_NAMES = {
+    "none": "none",
+    "scalar": "scalar",
+    "vector": "vector",
+    "rank": "low rank",
+    "mul": "multiplicative low rank",
+}
 ACTS = {
     "A": "scales the weight",
     "B": "shifts the weight",
@@ -60,14 +67,14 @@ def block_of(name: str) -> str:
     return ".".join(parts[:last])
 
 
-def blocks(chosen: Chosen) -> list[tuple[str, list[LayerRow]]]:
-    """The layers in model order, neighbours of one block together."""
-    groups = itertools.groupby(chosen.layers, key=lambda layer: block_of(layer.name))
-    return [(block, [_row(layer, block, chosen) for layer in layers]) for block, layers in groups]
+def blocks(layers: Iterable[Layer], structure: Structure) -> list[tuple[str, list[LayerRow]]]:
+    """The layers in model order with their forms in a structure, neighbours of one block together."""
+    groups = itertools.groupby(layers, key=lambda layer: block_of(layer.name))
+    return [(block, [_row(layer, block, structure) for layer in own]) for block, own in groups]
 
 
-def _row(layer: Layer, block: str, chosen: Chosen) -> LayerRow:
-    forms = dict(chosen.structure[layer.name].items())
+def _row(layer: Layer, block: str, structure: Structure) -> LayerRow:
+    forms = dict(structure[layer.name].items())
     sizes = {tensor: layer.shape.size(tensor, form) for tensor, form in forms.items()}
     return LayerRow(layer.name, layer.name[len(block) + 1 :] if block else layer.name, forms, sizes)
 

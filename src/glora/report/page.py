@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from glora.evidence import Gain
 from glora.files import write_text
 from glora.report import figures, forms, summary, words
 from glora.report.read import Data, Metrics, Run, Tau, read_run
+from glora.report.series import key_of, series_styles
 from glora.structure import TENSORS
 
-__all__ = ["render", "write_report"]
+__all__ = ["render", "write_page", "write_report"]
 
 
 def write_report(run: Path, out: Path | None = None) -> Path:
@@ -36,18 +38,34 @@ def write_report(run: Path, out: Path | None = None) -> Path:
         CheckpointError: if ``run`` is not a run folder or one of its files is damaged.
     """
     target = Path(run) / "report.html" if out is None else Path(out)
-    # A class named by a folder that is not UTF-8 holds lone surrogates, which no UTF-8 file can.
-    write_text(target, render(read_run(Path(run))).encode("utf-8", "replace").decode("utf-8"))
+    write_page(target, render("run.html.jinja", _context(read_run(Path(run)))))
     return target
 
 
-def render(run: Run) -> str:
-    """The page as text."""
+def write_page(path: Path, text: str) -> None:
+    """Write a page whole or not at all."""
+    # A class named by a folder that is not UTF-8 holds lone surrogates, which no UTF-8 file can.
+    write_text(path, text.encode("utf-8", "replace").decode("utf-8"))
+
+
+def render(template: str, context: Mapping[str, Any]) -> str:
+    """A page of one of the templates beside this file, as text."""
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+        loader=FunctionLoader(_source),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     environment.filters |= {"count": words.count, "number": words.number, "short_form": forms.short_form}
-    return environment.from_string(_source("page.html.jinja")).render(_context(run))
+    environment.globals |= {
+        "key_of": lambda series: Markup(key_of(series)),
+        "kind_names": forms.KIND_NAMES,
+        "series_styles": lambda count: Markup(series_styles(count)),
+        "style": Markup(_source("chart.css") + _source("page.css")),
+    }
+    return environment.get_template(template).render(context)
 
 
 def _source(name: str) -> str:
@@ -55,13 +73,12 @@ def _source(name: str) -> str:
 
 
 def _context(run: Run) -> dict[str, Any]:
-    groups = forms.blocks(run.chosen) if run.chosen else []
+    groups = forms.blocks(run.chosen.layers, run.chosen.structure) if run.chosen else []
     rows = [row for _, group in groups for row in group]
     searched = [figures.progress(run.search)] if run.search and run.search.candidates else []
     if run.search or (run.chosen and run.chosen.front):
         searched.append(figures.candidates(run.search, run.chosen))
     return {
-        "style": Markup(_source("page.css")),
         "title": summary.title(run),
         "subject": summary.subject(run.metrics),
         "headline": summary.headline(run),

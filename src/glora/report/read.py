@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,15 +10,27 @@ from typing import Any
 
 from glora.errors import CheckpointError, StructureError
 from glora.evidence import Gain
+from glora.report.fields import Fields, lines, parse, read_text, shown
 from glora.space import LayerShape
 from glora.structure import Structure
 
-__all__ = ["Candidate", "Chosen", "Data", "Epoch", "Layer", "Metrics", "Result", "Run", "Search", "Tau", "read_run"]
+__all__ = [
+    "Candidate",
+    "Chosen",
+    "Data",
+    "Epoch",
+    "Layer",
+    "Metrics",
+    "Result",
+    "Run",
+    "Search",
+    "Tau",
+    "read_layer",
+    "read_run",
+]
 
-FORMAT = 1
 _SEARCH_FORMAT = 2
 FILES = ("structure.json", "search.jsonl", "train.jsonl", "metrics.json", "config.yaml")
-MEND = "the file is damaged: delete it and repeat the step that makes it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +182,7 @@ def read_run(folder: Path) -> Run:
         raise CheckpointError(f"{folder} is not a run folder: it has none of {', '.join(FILES)}; `glora run` makes one")
     return Run(
         folder=folder,
-        config=_text(folder / "config.yaml"),
+        config=read_text(folder / "config.yaml"),
         chosen=_chosen(folder / "structure.json"),
         search=_search(folder / "search.jsonl"),
         train=_train(folder / "train.jsonl"),
@@ -179,90 +190,7 @@ def read_run(folder: Path) -> Run:
     )
 
 
-class _Fields:
-    """A JSON object whose entries are read with a check; ``where`` opens the messages."""
-
-    def __init__(self, value: Any, where: str) -> None:
-        self.where = where
-        if not isinstance(value, dict):
-            raise self.error(f"expected an object, found {_shown(value)}")
-        self._value = value
-
-    def error(self, what: str) -> CheckpointError:
-        return CheckpointError(f"{self.where}: {what}; {MEND}")
-
-    def _get(self, key: str, kinds: tuple[type, ...], what: str, default: Any) -> Any:
-        value = self._value.get(key)
-        if value is None:
-            if default is ...:
-                raise self.error(f"no {key!r}")
-            return default
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            raise self.error(f"{key!r} is {_shown(value)}, not {what}")
-        return value
-
-    def text(self, key: str, default: Any = "") -> str:
-        return str(self._get(key, (str,), "a text", default))
-
-    def integer(self, key: str, default: Any = ...) -> Any:
-        return self._get(key, (int,), "a whole number", default)
-
-    def number(self, key: str, default: Any = ...) -> Any:
-        value = self._get(key, (int, float), "a number", default)
-        return value if value is None else float(value)
-
-    def boolean(self, key: str) -> bool | None:
-        value: bool | None = self._get(key, (bool,), "true or false", None)
-        return value
-
-    def items(self, key: str) -> list[Any]:
-        value: list[Any] = self._get(key, (list,), "a list", [])
-        return value
-
-    def mapping(self, key: str) -> dict[str, Any]:
-        value: dict[str, Any] = self._get(key, (dict,), "an object", {})
-        return value
-
-    def numbers(self, key: str) -> dict[str, float]:
-        inner = _Fields(self.mapping(key), f"{self.where}, {key!r}")
-        return {name: inner.number(name, math.nan) for name in inner._value}
-
-    def check_format(self, wanted: int = FORMAT) -> None:
-        if (found := self.integer("format")) != wanted:
-            raise CheckpointError(f"{self.where}: format {found}, but this version of glora reads format {wanted}")
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
-
-
-def _text(path: Path) -> str:
-    if not path.is_file():
-        return ""
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: cannot be read as UTF-8 text: {error}") from error
-
-
-def _parse(text: str, where: str) -> _Fields:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{where}: not JSON ({error}); {MEND}") from error
-    return _Fields(value, where)
-
-
-def _lines(path: Path) -> Iterator[_Fields]:
-    text = _text(path)
-    # A line is appended in one go, so only a last one without its newline can be half written: a stage was killed.
-    whole = text[: text.rfind("\n") + 1]
-    for number, line in enumerate(whole.split("\n")[:-1], start=1):
-        yield _parse(line, f"{path}, line {number}")
-
-
-def _candidate(fields: _Fields) -> Candidate:
+def _candidate(fields: Fields) -> Candidate:
     return Candidate(
         index=fields.integer("index"),
         generation=fields.integer("generation", 0),
@@ -270,17 +198,17 @@ def _candidate(fields: _Fields) -> Candidate:
         size=fields.integer("size"),
         accuracy=fields.number("accuracy", math.nan),
         loss=fields.number("loss", math.nan),
-        bound=_Fields(fields.mapping("bound"), f"{fields.where}, 'bound'").number("accuracy", math.nan),
+        bound=Fields(fields.mapping("bound"), f"{fields.where}, 'bound'").number("accuracy", math.nan),
     )
 
 
 def _chosen(path: Path) -> Chosen | None:
     if not path.is_file():
         return None
-    fields = _parse(_text(path), str(path))
+    fields = parse(read_text(path), str(path))
     fields.check_format()
-    best = _Fields(fields.mapping("best") | fields.mapping("soup"), f"{path}, 'best'")
-    layers = tuple(_layer(_Fields(item, f"{path}, 'layers'")) for item in fields.items("layers"))
+    best = Fields(fields.mapping("best") | fields.mapping("soup"), f"{path}, 'best'")
+    layers = tuple(read_layer(Fields(item, f"{path}, 'layers'")) for item in fields.items("layers"))
     try:
         structure = Structure(best.mapping("structure"))
     except (StructureError, TypeError, AttributeError) as error:
@@ -289,39 +217,40 @@ def _chosen(path: Path) -> Chosen | None:
         raise best.error(f"names {min(unknown)!r}, which is not among its 'layers'")
     span = fields.items("range")
     if span and (len(span) != 2 or not all(isinstance(size, int) for size in span)):
-        raise fields.error(f"'range' is {_shown(span)}, not two whole numbers")
+        raise fields.error(f"'range' is {shown(span)}, not two whole numbers")
     return Chosen(
         best=_candidate(best),
         structure=structure,
-        front=tuple(_candidate(_Fields(item, f"{path}, 'front'")) for item in fields.items("front")),
+        front=tuple(_candidate(Fields(item, f"{path}, 'front'")) for item in fields.items("front")),
         layers=layers,
         space=fields.mapping("space"),
         budget=fields.integer("budget", None),
         range=(span[0], span[1]) if span else None,
-        soup_of=len(_Fields(fields.mapping("soup"), f"{path}, 'soup'").items("weights")),
+        soup_of=len(Fields(fields.mapping("soup"), f"{path}, 'soup'").items("weights")),
         no_worse=len(fields.items("ties")),
     )
 
 
-def _layer(fields: _Fields) -> Layer:
+def read_layer(fields: Fields) -> Layer:
+    """A layer as ``structure.json`` has it."""
     bias = fields.boolean("bias")
     shape = LayerShape(fields.integer("out"), fields.integer("in"), has_bias=bias is not False)
     return Layer(fields.text("name", ...), shape, fields.text("kind"))
 
 
 def _search(path: Path) -> Search | None:
-    lines = _lines(path)
-    if (header := next(lines, None)) is None:
+    rows = lines(path)
+    if (header := next(rows, None)) is None:
         return None
     header.check_format(_SEARCH_FORMAT)
     # A killed search may score a candidate again on resuming: the last line of an index counts.
-    found = {candidate.index: candidate for candidate in map(_candidate, lines)}
+    found = {candidate.index: candidate for candidate in map(_candidate, rows)}
     return Search(header.mapping("settings"), tuple(found.values()))
 
 
 def _train(path: Path) -> tuple[Epoch, ...]:
     found: dict[int, Epoch] = {}
-    for fields in _lines(path):
+    for fields in lines(path):
         epoch = fields.integer("epoch")
         found[epoch] = Epoch(
             epoch=epoch,
@@ -336,45 +265,45 @@ def _train(path: Path) -> tuple[Epoch, ...]:
 def _metrics(path: Path) -> Metrics | None:
     if not path.is_file():
         return None
-    fields = _parse(_text(path), str(path))
+    fields = parse(read_text(path), str(path))
     fields.check_format()
-    verification = _Fields(fields.mapping("verification"), f"{path}, 'verification'")
+    verification = Fields(fields.mapping("verification"), f"{path}, 'verification'")
     return Metrics(
         title=fields.text("title"),
         backbone=fields.text("backbone"),
         backbone_source=fields.text("backbone_source"),
-        data=_data(_Fields(fields.mapping("data"), f"{path}, 'data'")) if fields.mapping("data") else None,
+        data=_data(Fields(fields.mapping("data"), f"{path}, 'data'")) if fields.mapping("data") else None,
         machine=fields.text("machine"),
         versions=fields.mapping("versions"),
         seed=fields.integer("seed", None),
         head_size=fields.integer("head_size", None),
         seconds=fields.numbers("seconds"),
-        table=tuple(_result(_Fields(item, f"{path}, 'table'")) for item in fields.items("table")),
+        table=tuple(_result(Fields(item, f"{path}, 'table'")) for item in fields.items("table")),
         effort=fields.numbers("search"),
         max_difference=verification.number("max_difference", None),
         verified_on=verification.integer("batch", None),
         same_predictions=verification.boolean("same_predictions"),
         command=fields.text("command"),
         verdict=fields.text("verdict"),
-        gains=tuple(_gains(_Fields(fields.mapping("gains"), f"{path}, 'gains'"))),
-        tau=_tau(_Fields(fields.mapping("tau"), f"{path}, 'tau'")) if fields.mapping("tau") else None,
+        gains=tuple(_gains(Fields(fields.mapping("gains"), f"{path}, 'gains'"))),
+        tau=_tau(Fields(fields.mapping("tau"), f"{path}, 'tau'")) if fields.mapping("tau") else None,
     )
 
 
-def _gains(fields: _Fields) -> Iterator[tuple[str, Gain]]:
+def _gains(fields: Fields) -> Iterator[tuple[str, Gain]]:
     for part in ("val", "test"):
         for item in fields.items(part):
-            one = _Fields(item, f"{fields.where}, {part!r}")
+            one = Fields(item, f"{fields.where}, {part!r}")
             difference, low, high = (one.number(name) for name in ("difference", "low", "high"))
             yield part, Gain(one.text("over", ...), difference, low, high, one.integer("images"))
 
 
-def _tau(fields: _Fields) -> Tau:
+def _tau(fields: Fields) -> Tau:
     numbers = fields.number("value", None), fields.number("gap")
     return Tau(*numbers, structures=fields.integer("structures"), epochs=fields.integer("epochs"))
 
 
-def _data(fields: _Fields) -> Data:
+def _data(fields: Fields) -> Data:
     return Data(
         name=fields.text("name"),
         classes=tuple(str(name) for name in fields.items("classes")),
@@ -387,7 +316,7 @@ def _data(fields: _Fields) -> Data:
     )
 
 
-def _result(fields: _Fields) -> Result:
+def _result(fields: Fields) -> Result:
     return Result(
         method=fields.text("method", ...),
         val_accuracy=fields.number("val_accuracy", None),
