@@ -120,8 +120,8 @@ class RunConfig:
         random_subnets: random subnets within the budget to compare with.
         tau: structures to train alone, for Kendall's tau between their scores in the supernet and on their own.
         tau_epochs: epochs of each of these trainings.
-        val_fraction: share of the training images held out for validation, where there is no split.
-        test_fraction: share of the images held out for the test, where there is no split.
+        val_fraction: share of the images held out for validation, where the data have no such part.
+        test_fraction: share of the images held out for the test, where the data have no parts.
         skip_bad: go on without files that are no readable images, and count them.
         seed: of everything that is drawn.
 
