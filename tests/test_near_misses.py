@@ -21,6 +21,7 @@ from glora.strategies import make_strategy
 from glora.structure import Form
 from glora.train import TrainSettings
 from helpers import MLP
+from peers.vits import vit
 from small_run import call
 
 
@@ -41,6 +42,7 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
     "gains of a layer": (lambda _: check_gains({"frist": {}}, ["first", "second"]), "first"),
     "lr_scale": (lambda _: TrainSettings(lr_scale={"scaler": 2.0}), "scalar"),
     "paths": (lambda _: TrainSettings(paths="sandwhich"), "sandwich"),
+    "places of an adapter": (lambda _: peer("adapter", vit(), places="atention"), "attention"),
     "precision": (lambda _: TrainSettings(precision="pf32"), "fp32"),
     "peer's setting": (lambda _: peer("lora", MLP(), rnk=4), "rank"),
     "select": (lambda _: check_signal("loss", "smalest"), "smallest"),
