@@ -37,6 +37,19 @@ def route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
 
 
 @pytest.fixture
+def _hub_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture
+def _no_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object) -> None:
+        raise AssertionError("evaluated")
+
+    monkeypatch.setattr("glora.find.Evaluator.score", forbidden)
+
+
+@pytest.fixture
 def environment() -> dict[str, str]:
     """For new processes: this one's, on one thread."""
     return {**os.environ, "OMP_NUM_THREADS": "1"}

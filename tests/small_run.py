@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from glora.backbones import load_backbone
 from glora.cli.main import main
 from glora.comparison import Comparison
 from glora.config import RunConfig
@@ -128,11 +130,26 @@ def write_weights(path: Path, seed: int = 0) -> Path:
     return path
 
 
-def checkpoint_modules() -> list[Any]:
-    """Where the seconds between two checkpoints of a training are kept, to be set to 0 by tests of going on."""
-    found = [m for n, m in sys.modules.items() if n.startswith("glora.train") and hasattr(m, "_CHECKPOINT_SECONDS")]
-    assert found
-    return found
+def checkpoint_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints after every epoch, so that there is something to go on from."""
+    modules = [m for n, m in sys.modules.items() if n.startswith("glora.train") and hasattr(m, "_CHECKPOINT_SECONDS")]
+    assert modules
+    for module in modules:
+        monkeypatch.setattr(module, "_CHECKPOINT_SECONDS", 0.0)
+
+
+class Stopped(Exception):
+    """Stands for a kill between two steps."""
+
+
+def stopping(label: str, done: int) -> Told:
+    """A progress that stops the run when a bar has come so far."""
+
+    def on_bar(at: str, now: int) -> None:
+        if (at, now) == (label, done):
+            raise Stopped
+
+    return Told(on_bar)
 
 
 @cache
@@ -261,9 +278,19 @@ def names_in(folder: Path) -> set[str]:
     return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
 
 
+def backbone_of(config: RunConfig) -> nn.Module:
+    """The plain model that a run of three classes starts from."""
+    return load_backbone(config.model, num_classes=3, size=config.size, checkpoint=config.checkpoint).model
+
+
 def adapter_numbers(path: Path) -> int:
     """How many numbers an adapter file holds, those of the head apart."""
     return sum(tensor.numel() for key, tensor in load_file(path).items() if not key.startswith("head."))
+
+
+def bytes_of(folder: Path, *names: str) -> list[bytes]:
+    """Contents of some files."""
+    return [(folder / name).read_bytes() for name in names]
 
 
 def same_tensors(first: Path, second: Path) -> bool:

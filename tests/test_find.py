@@ -2,92 +2,29 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import random
 from collections import Counter
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from torch.utils.data import TensorDataset
 
-import glora
-from glora import GLoRAModel, SearchSpace, Structure, presets, search
+from glora import SearchSpace, Structure, presets, search
 from glora.data import TensorSamples
 from glora.errors import BudgetError, CheckpointError, ConfigError, DataError
-from glora.evaluate import Evaluator, Outcomes
-from glora.strategies import Candidate, RandomSearch, Score, StrategyName, run_search
+from glora.evaluate import Evaluator
+from glora.strategies import RandomSearch, StrategyName, run_search
 from glora.strategies.score import bits
-from helpers import MLP, randomise, randomise_backbone, some_structure
-from oracles import dense
-from oracles.brute_force import parameters
+from helpers import some_structure
+from planted_net import PLANTED, SIZES, SMALL, Counting, X, key, logits, net_of, size, table
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
-
-# 2 * 3 * 2 * 1 * 2 = 24 layer structures, 576 structures of the two layers.
-SPACE = SearchSpace(
-    2, A=["vector", "none"], B=["rank-2", "vector", "none"], C=["vector", "none"], D="none", E=["vector", "none"]
-)
-SIZES = {"first": (8, 6), "second": (5, 8)}
-PLANTED = {"first": {"B": "rank-2", "C": "vector"}, "second": {"A": "vector", "E": "vector"}}
-SMALL: dict[str, Any] = {"generations": 3, "population": 8, "parents": 3, "mutants": 3, "crossovers": 3}
 # Of 576 structures these ask for at most 325.
 SEARCH: dict[str, Any] = {"generations": 12, "population": 25, "parents": 5, "mutants": 8, "crossovers": 8}
-X = torch.randn(400, 6, generator=torch.Generator().manual_seed(1))
-
-
-def net_of(seed: int = 0, space: SearchSpace = SPACE, **options: Any) -> GLoRAModel:
-    """A supernet that has been through something: every tensor has random values, and the head too."""
-    model = MLP(seed=seed)
-    randomise_backbone(model, seed)
-    net = glora.adapt(model, space, **options)
-    randomise(net, seed, scale=0.5)
-    return net
-
-
-def logits(net: GLoRAModel, forms: dict[str, dict[str, str]]) -> Tensor:
-    """The MLP with these forms, densely and in float64."""
-    x = X.double()
-    for name in SIZES:
-        layer = net.layers[name]
-        storage = {key: p.detach() for key, p in layer.support.named_parameters()}
-        gains = dict(layer.support.gains)
-        x = dense.forward(x, layer.weight, layer.bias, forms.get(name, {}), storage, gains).detach().clamp(min=0)
-    return x @ net.model.out.weight.detach().double().T + net.model.out.bias.detach().double()
-
-
-def size(forms: dict[str, dict[str, str]]) -> int:
-    return sum(parameters(t, form, *SIZES[name]) for name, own in forms.items() for t, form in own.items())
-
-
-@cache
-def table(seed: int) -> tuple[Tensor, dict[str, tuple[float, float, int]]]:
-    """The labels that the planted structure gives, and accuracy, loss and size of all structures by trying each."""
-    net = net_of(seed)
-    labels = logits(net, PLANTED).argmax(1)
-    choices = [("A", ["vector"]), ("B", ["rank-2", "vector"]), ("C", ["vector"]), ("E", ["vector"])]
-    options = [
-        {t: form for (t, _), form in zip(choices, forms, strict=True) if form}
-        for forms in itertools.product(*([*forms, ""] for _, forms in choices))
-    ]
-    found = {}
-    for first, second in itertools.product(options, options):
-        forms = {"first": first, "second": second}
-        scores = logits(net, forms)
-        right = (scores.argmax(1) == labels).sum().item() / len(labels)
-        loss = (scores.logsumexp(1) - scores[torch.arange(len(labels)), labels]).mean().item()
-        found[key(Structure(forms))] = (right, loss, size(forms))
-    return labels, found
-
-
-def key(structure: Structure) -> str:
-    return json.dumps(structure.to_dict(), sort_keys=True)
 
 
 def optimum(seed: int, budget: float) -> str:
@@ -138,22 +75,6 @@ def test_every_candidate_has_the_score_and_size_of_its_structure() -> None:
         for kept in found.front
         for other in found.history
     )
-
-
-class Counting:
-    """Stands for the Evaluator: each structure scores better than all before it."""
-
-    calls = 0
-
-    def __init__(self, *_: object) -> None:
-        type(self).calls = 0
-
-    def __call__(self, _: Structure) -> Score:
-        type(self).calls += 1
-        return Score(self.calls / 1000, 1.0, 1)
-
-    def outcomes(self, _: Structure) -> Outcomes:
-        return Outcomes(torch.ones(2, dtype=torch.bool), torch.ones(2, dtype=torch.float64))
 
 
 def test_the_last_generation_counts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,14 +235,6 @@ def test_nothing_is_trained_and_the_net_is_as_it_was() -> None:
 # Budgets that cannot be met
 
 
-@pytest.fixture
-def _no_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
-    def forbidden(*_: object) -> None:
-        raise AssertionError("evaluated")
-
-    monkeypatch.setattr("glora.find.Evaluator.score", forbidden)
-
-
 @pytest.mark.usefixtures("_no_evaluation")
 def test_a_budget_that_cannot_be_met_is_refused_before_any_evaluation(tmp_path: Path) -> None:
     space = SearchSpace(2, A=["rank-2", "vector"], B="vector", C="none", D="none", E=["vector", "scalar"])
@@ -348,121 +261,3 @@ def test_the_smallest_budget_that_can_be_met_gives_the_smallest_structure() -> N
 def test_labels_beyond_the_head_are_refused() -> None:
     with pytest.raises(DataError, match="has no logit: the model's head has 4 outputs"):
         search(net_of(), (X, table(0)[0] + 3), **SMALL)
-
-
-# The history
-
-
-def stop_at(number: int) -> Callable[[Candidate], None]:
-    def call(candidate: Candidate) -> None:
-        if candidate.index == number:
-            raise RuntimeError("enough")
-
-    return call
-
-
-@pytest.mark.parametrize("stop", [0, 7, 8, 20, 31])
-def test_a_resumed_search_writes_the_same_bytes(stop: int, tmp_path: Path) -> None:
-    labels = table(0)[0]
-    wanted = search(net_of(), (X, labels), 70, history=tmp_path / "whole", **SMALL)
-    with pytest.raises(RuntimeError, match="enough"):
-        search(net_of(), (X, labels), 70, history=tmp_path / "parts", on_candidate=stop_at(stop), **SMALL)
-    whole = (tmp_path / "whole").read_bytes()
-    parts = (tmp_path / "parts").read_bytes()
-    assert whole.startswith(parts)
-    assert parts.count(b"\n") == stop + 2
-    (tmp_path / "parts").write_bytes(parts + whole[len(parts) : len(parts) + 40])  # and a line half written
-    seen: list[Candidate] = []
-    found = search(net_of(), (X, labels), 70, history=tmp_path / "parts", on_candidate=seen.append, **SMALL)
-    assert (tmp_path / "parts").read_bytes() == whole
-    assert tuple(seen) == found.history
-    assert found == wanted == search(net_of(), (X, labels), 70, **SMALL)
-
-
-@pytest.mark.usefixtures("_no_evaluation")
-def test_a_finished_search_is_replayed_without_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    labels, seen = table(0)[0], []
-    with monkeypatch.context() as undone:
-        undone.setattr("glora.find.Evaluator", Counting)
-        wanted = search(net_of(), (X, labels), history=tmp_path / "s", **SMALL)
-    found = search(
-        net_of(), (X, labels), history=tmp_path / "s", on_candidate=seen.append, known=wanted.to_dict(), **SMALL
-    )
-    assert found == wanted
-    assert tuple(seen) == wanted.history
-
-
-def _one_bit(net: GLoRAModel, name: str) -> None:
-    with torch.no_grad():
-        net.model.get_parameter(name).view(torch.int32).view(-1)[0] ^= 1
-
-
-@pytest.mark.parametrize(
-    "name", ["first.support.A", "second.support.B_up", "second.support.E", "out.weight", "out.bias", "first.weight"]
-)
-@pytest.mark.usefixtures("_no_evaluation")
-def test_the_history_of_another_supernet_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One bit of any weight, trained or frozen, makes another supernet, whose scores are others."""
-    labels = table(0)[0]
-    with monkeypatch.context() as undone:
-        undone.setattr("glora.find.Evaluator", Counting)
-        search(net_of(), (X, labels), history=tmp_path / "search.jsonl", **SMALL)
-    whole = (tmp_path / "search.jsonl").read_bytes()
-    net = net_of()
-    _one_bit(net, name)
-    with pytest.raises(CheckpointError, match=r"search\.jsonl belongs to another search: about\.\w+ is "):
-        search(net, (X, labels), history=tmp_path / "search.jsonl", **SMALL)
-    assert (tmp_path / "search.jsonl").read_bytes() == whole
-
-
-def test_the_history_of_a_supernet_with_other_gains_is_refused(tmp_path: Path) -> None:
-    """The same tensors stand for other weights then."""
-    labels = table(0)[0]
-    first = search(net_of(), (X, labels), history=tmp_path / "s", **SMALL)
-    other = search(net_of(gains="paper"), (X, labels), **SMALL)
-    assert first.history[0].structure == other.history[0].structure
-    assert first.history[0].score != other.history[0].score
-    with pytest.raises(CheckpointError, match="belongs to another search"):
-        search(net_of(gains="paper"), (X, labels), history=tmp_path / "s", **SMALL)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"budget": 60}, "budget is 70 there and 60 here"),
-        ({"budget": None}, "budget is 70 there and null here"),
-        ({"seed": 1}, "seed is 0 there and 1 here"),
-        ({"generations": 4}, "generations is 3 there and 4 here"),
-        ({"probability": 0.3}, r"probability is 0\.2 there and 0\.3 here"),
-        ({"batch_size": 49}, r"about\.batch_size is 50 there and 49 here"),
-        ({"precision": "bf16"}, r'about\.precision is "fp32" there and "bf16" here'),
-        ({"prune": False}, r"about\.prune is true there and false here"),
-    ],
-)
-def test_the_history_of_other_settings_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
-    labels = table(0)[0]
-    options: dict[str, Any] = {"budget": 70, "history": tmp_path / "s", **SMALL}
-    search(net_of(), (X, labels), **options)
-    with pytest.raises(CheckpointError, match=f"s belongs to another search: {message}"):
-        search(net_of(), (X, labels), **options | change)
-
-
-def test_the_history_on_other_labels_is_refused(tmp_path: Path) -> None:
-    labels = table(0)[0]
-    search(net_of(), (X, labels), history=tmp_path / "s", **SMALL)
-    changed = labels.clone()
-    changed[77] = (changed[77] + 1) % 4
-    for other in (changed, labels.roll(1)):
-        with pytest.raises(CheckpointError, match=r's belongs to another search: about\.data is "\w+" there and "'):
-            search(net_of(), (X, other), history=tmp_path / "s", **SMALL)
-    with pytest.raises(CheckpointError, match=r"about\.data is"):
-        search(net_of(), (X[:-1], labels[:-1]), history=tmp_path / "s", **SMALL)
-
-
-def test_a_damaged_history_is_refused_by_name(tmp_path: Path) -> None:
-    labels = table(0)[0]
-    search(net_of(), (X, labels), history=tmp_path / "s", **SMALL)
-    lines = (tmp_path / "s").read_bytes().splitlines(keepends=True)
-    (tmp_path / "s").write_bytes(b"".join([*lines[:5], b"{broken}\n", *lines[6:]]))
-    with pytest.raises(CheckpointError, match="s, line 6: damaged; cut the file off before that line"):
-        search(net_of(), (X, labels), history=tmp_path / "s", **SMALL)

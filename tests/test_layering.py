@@ -112,6 +112,11 @@ def test_no_file_is_longer_than_400_lines(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
 
 
+def test_no_test_file_is_longer_either() -> None:
+    lengths = {path.name: len(path.read_text("utf-8").splitlines()) for path in Path(__file__).parent.rglob("*.py")}
+    assert not {name: length for name, length in lengths.items() if length > 400}
+
+
 @pytest.mark.parametrize("path", FILES, ids=IDS)
 def test_every_file_says_what_it_is_and_what_it_shows(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))

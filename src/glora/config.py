@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 
 from glora import presets
-from glora.errors import ConfigError
+from glora.errors import ConfigError, near_miss
 from glora.files import write_text
 from glora.find import Signal, check_signal, check_workers
 from glora.gains import GainPolicy
@@ -23,6 +23,8 @@ from glora.train.settings import PathRule, TrainSettings
 __all__ = ["RunConfig", "parse_count"]
 
 _PRESET = re.compile(r"(lora|repadapter)-([1-9]\d*)|(ssf|ia3|bitfit|prompt|frozen)")
+_SPACES = ("default", "paper", "lora-<r>", "repadapter-<r>", "ssf", "ia3", "bitfit", "prompt", "frozen")
+_BASELINES = ("none", "probe+lora", "all")
 # What may still change while the search has not begun; the other settings, while the training has not.
 _OF_THE_SEARCH = frozenset(
     "budget strategy eval_batch_size generations population parents mutants crossovers mutation fitness folds select "
@@ -119,8 +121,8 @@ class RunConfig:
         random_subnets: random subnets within the budget to compare with.
         tau: structures to train alone, for Kendall's tau between their scores in the supernet and on their own.
         tau_epochs: epochs of each of these trainings.
-        val_fraction: share of the training images held out for validation, where there is no split.
-        test_fraction: share of the images held out for the test, where there is no split.
+        val_fraction: share of the images held out for validation, where the data have no such part.
+        test_fraction: share of the images held out for the test, where the data have no parts.
         skip_bad: go on without files that are no readable images, and count them.
         seed: of everything that is drawn.
 
@@ -192,8 +194,9 @@ class RunConfig:
                 raise ConfigError(f"{name} is {least} or more, not {getattr(self, name)}")
         if self.tau == 1:
             raise ConfigError("tau is 0, or 2 structures or more to correlate, not 1")
-        if self.baselines not in ("none", "probe+lora", "all"):
-            raise ConfigError(f"baselines is none, probe+lora or all, not {self.baselines!r}")
+        if self.baselines not in _BASELINES:
+            near = near_miss(self.baselines, _BASELINES)
+            raise ConfigError(f"baselines is none, probe+lora or all, not {self.baselines!r}{near}")
         check_signal(self.fitness, self.select)
         check_workers(self.fitness, self.workers, self.ray)
         self.search_space()
@@ -224,10 +227,8 @@ class RunConfig:
             return SearchSpace.paper(self.rank)
         found = _PRESET.fullmatch(self.space)
         if not found:
-            raise ConfigError(
-                f"space {self.space!r} is unknown: default, paper, lora-<r>, repadapter-<r>, ssf, ia3, bitfit, prompt "
-                "or frozen"
-            )
+            known = ", ".join(_SPACES)
+            raise ConfigError(f"space {self.space!r} is unknown: {known}{near_miss(self.space, _SPACES)}")
         ranked, rank, plain = found.groups()
         point: SearchSpace = getattr(presets, ranked)(int(rank)) if ranked else getattr(presets, plain)()
         return point
@@ -310,6 +311,9 @@ class RunConfig:
                 f"{folder} is no run folder: it has no config.yaml; make one with glora run or glora train"
             )
         values = cls._read(path)
+        known = [field.name for field in fields(cls)]
+        if unknown := sorted(set(map(str, values)) - set(known)):
+            raise ConfigError(f"{path}: there is no setting {unknown[0]!r}{near_miss(unknown[0], known)}")
         try:
             return cls(**(values | {"out": str(folder)}))
         except TypeError as error:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 __all__ = [
     "BackboneError",
     "BudgetError",
@@ -12,6 +15,7 @@ __all__ = [
     "MergeError",
     "StructureError",
     "TargetError",
+    "near_miss",
 ]
 
 
@@ -49,3 +53,9 @@ class BackboneError(GloraError):
 
 class ConfigError(GloraError):
     """A setting that is out of range or contradicts another one or the run folder."""
+
+
+def near_miss(name: object, known: Iterable[str]) -> str:
+    """How a message on an unknown name ends: ``"; did you mean 'epochs'?"``, or nothing where no known name is near."""
+    near = difflib.get_close_matches(str(name), list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -15,7 +15,7 @@ from glora.blend import check_blendable
 from glora.checkpoint import fingerprint, tensors_digest
 from glora.crossval import CrossEvaluator, Fold
 from glora.data.samples import Samples, as_samples
-from glora.errors import ConfigError
+from glora.errors import ConfigError, near_miss
 from glora.evaluate import Evaluator
 from glora.model import GLoRAModel
 from glora.precision import Precision
@@ -43,9 +43,11 @@ _SELECTS = ("best", "smallest", "soup")
 def check_signal(fitness: str, select: str | None) -> None:
     """Raise ConfigError for a fitness or selection that does not exist."""
     if fitness not in _SIGNALS:
-        raise ConfigError(f"fitness must be one of {', '.join(_SIGNALS)}, not {fitness!r}")
+        near = near_miss(fitness, _SIGNALS)
+        raise ConfigError(f"fitness must be one of {', '.join(_SIGNALS)}, not {fitness!r}{near}")
     if select is not None and select not in _SELECTS:
-        raise ConfigError(f"select must be one of {', '.join(_SELECTS)}, not {select!r}")
+        near = near_miss(select, _SELECTS)
+        raise ConfigError(f"select must be one of {', '.join(_SELECTS)}, not {select!r}{near}")
 
 
 def check_workers(fitness: str, workers: int, ray: str | None) -> None:

@@ -16,8 +16,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from glora.errors import ConfigError
+from glora.errors import ConfigError, near_miss
 from glora.space import LayerShape
+from glora.structure import TENSORS
 
 __all__ = ["GainPolicy", "check_gains", "layer_gains"]
 
@@ -25,6 +26,7 @@ GainPolicy = Literal["balanced", "paper"]
 
 # A bias of zeros would ask for an infinite gain of D, of which no step could move the output anyway.
 _LARGEST = 30.0
+_KEYS = tuple(f"{tensor}.{kind}" for tensor in TENSORS for kind in ("rank", "vector", "scalar", "mul"))
 
 
 @torch.no_grad()
@@ -46,7 +48,7 @@ def layer_gains(
     if policy == "paper":
         return {}
     if policy != "balanced":
-        raise ConfigError(f"gains are 'balanced' or 'paper', not {policy!r}")
+        raise ConfigError(f"gains are 'balanced' or 'paper', not {policy!r}{near_miss(policy, ('balanced', 'paper'))}")
     known = not weight.is_meta
     row = _root_mean_square(weight) * math.sqrt(shape.in_features) if known else 1.0
     shift = _root_mean_square(bias) if known and bias is not None else 1.0
@@ -66,11 +68,16 @@ def layer_gains(
 
 
 def check_gains(gains: Mapping[str, Mapping[str, float]], layers: Iterable[str]) -> None:
-    """Raise ConfigError if gains given by layer name one that is not adapted, or are no finite numbers."""
-    if unknown := sorted(set(gains) - set(layers)):
-        raise ConfigError(f"gains are given for {unknown[0]!r}, which is not an adapted layer")
+    """Raise ConfigError if gains given by layer name one that is not adapted, or no form, or are no finite numbers."""
+    adapted = list(layers)
+    if unknown := sorted(set(gains) - set(adapted)):
+        near = near_miss(unknown[0], adapted)
+        raise ConfigError(f"gains are given for {unknown[0]!r}, which is not an adapted layer{near}")
     for name, own in gains.items():
         for key, gain in own.items():
+            if key not in _KEYS:
+                near = near_miss(key, _KEYS)
+                raise ConfigError(f"the gains of {name} have {key!r}, which is no form such as 'B.vector'{near}")
             if not isinstance(gain, int | float) or not math.isfinite(gain):
                 raise ConfigError(f"the gain of {key} in {name} is {gain!r}, and must be a finite number")
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from glora.errors import BudgetError, StructureError
+from glora.errors import BudgetError, StructureError, near_miss
 from glora.structure import TENSORS, Form, LayerStructure, Structure, check_form
 
 __all__ = ["BoundSpace", "LayerShape", "SearchSpace"]
@@ -157,7 +157,8 @@ class SearchSpace:
             StructureError: for an unknown key or a wrong form.
         """
         if unknown := sorted(set(value) - {"rank", "layers", *TENSORS}):
-            raise StructureError(f"a search space has no entry {unknown[0]!r}: it has rank, A to E and layers")
+            near = near_miss(unknown[0], ("rank", "layers"))
+            raise StructureError(f"a search space has no entry {unknown[0]!r}: it has rank, A to E and layers{near}")
         return cls(**value)
 
     def _key(self) -> tuple[object, ...]:

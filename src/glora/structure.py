@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
-from glora.errors import StructureError
+from glora.errors import StructureError, near_miss
 
 __all__ = ["TENSORS", "Form", "LayerStructure", "Structure"]
 
@@ -69,7 +69,10 @@ class Form:
             return cls(found[1], int(found[2]))  # type: ignore[arg-type]
         if found := _PAPER.fullmatch(str(text)):
             return cls("rank", int(found[1]))
-        raise StructureError(f"unknown form {text!r}: write none, scalar, vector, rank-<r> or mul-<r>, e.g. rank-4")
+        raise StructureError(
+            f"unknown form {text!r}: write none, scalar, vector, rank-<r> or mul-<r>, e.g. rank-4"
+            + near_miss(text, ("none", "scalar", "vector", "rank-<r>", "mul-<r>"))
+        )
 
     @classmethod
     def low_rank(cls, rank: int) -> Form:

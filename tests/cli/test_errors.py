@@ -2,58 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import constants
+from refusals import refused, run_words
 from safetensors.torch import save_file
 
-from data.pictures import bomb, cut_short
 from glora.cli import commands
-from small_run import (
-    FAST,
-    Outcome,
-    call,
-    copy_of,
-    finished,
-    flags,
-    hf_settings,
-    names_in,
-    paint,
-    paint_split,
-    pictures,
-    spawn,
-    succeed,
-    timm_settings,
-    write_weights,
-)
+from small_run import FAST, call, finished, flags, hf_settings, names_in, pictures, spawn, succeed, timm_settings
 
-
-@pytest.fixture(autouse=True)
-def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-
-
-def refused(done: Outcome, message: str) -> None:
-    """Exit code 2, nothing on stdout, and exactly one line on stderr that matches."""
-    assert done.code == 2, done.err
-    assert done.out == ""
-    assert done.err.endswith("\n")
-    (line,) = done.err.splitlines()
-    assert line.startswith("glora"), line
-    assert re.search(message, line), line
-
-
-def run_words(out: Path, **settings: object) -> list[str]:
-    return ["run", *flags(timm_settings(**FAST) | settings), f"--out={out}"]
+pytestmark = pytest.mark.usefixtures("_hub_offline")
 
 
 # Words
@@ -221,231 +185,6 @@ def test_a_transformers_model_with_a_setting_that_it_does_not_have(tmp_path: Pat
         ({"checkpoint": "x.safetensors"}, r"brings its own weights: leave out the checkpoint x\.safetensors"),
     ):
         refused(call("run", *flags(hf_settings(**FAST) | change), "--out", tmp_path / "run"), message)
-
-
-# Images
-
-
-def spoil(data: Path, fault: str) -> str:
-    """Put a bad file among the red ones; how a message names it."""
-    folder = data / "train" / "red" if (data / "train").is_dir() else data / "red"
-    if fault == "text":
-        (folder / "a note.jpg").write_text("no image")
-        return r"red/a note\.jpg: is no image that can be read \(JPEG, PNG, .*--skip-bad"
-    if fault == "truncated":
-        cut_short(folder / "cut.jpg")
-        return r"red/cut\.jpg: is damaged or cut short .*--skip-bad"
-    if fault == "bomb":
-        bomb(folder / "bomb.png", 25_000, 20_000)
-        return r"red/bomb\.png: 500 megapixels \(limit 179\): make the image smaller.*--skip-bad"
-    assert fault == "empty"
-    (folder / "empty.png").touch()
-    return r"red/empty\.png: is an empty file \(0 bytes\).*--skip-bad"
-
-
-FAULTS = ["text", "truncated", "bomb", "empty"]
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_bad_image_is_named_and_can_be_skipped(fault: str, tmp_path: Path) -> None:
-    data = paint_split(tmp_path / "data")
-    message = spoil(data, fault)
-    words = run_words(tmp_path / "run", data=data)
-    refused(call(*words), message)
-    assert not (tmp_path / "run").exists()
-    done = succeed(*words, "--skip-bad")
-    assert done.err.startswith(f"data: 1 bad files skipped, the first is {data / 'train' / 'red'}/")
-    found = json.loads((tmp_path / "run" / "metrics.json").read_text("utf-8"))["data"]
-    assert (found["skipped"], found["train"]) == (1, 36)
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("command", ["eval", "predict"])
-def test_a_bad_image_is_named_by_eval_and_predict_too(command: str, fault: str, tmp_path: Path) -> None:
-    data = paint(tmp_path / "data", {"red": 3, "blue": 3})
-    message = spoil(data, fault)
-    words = [f"--data={data}"] if command == "eval" else [str(data)]
-    done = call(command, finished() / "merged.safetensors", *words)
-    refused(done, message)
-    assert call(command, finished() / "merged.safetensors", *words, "--skip-bad").code == 0
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_single_bad_image_to_predict_is_named(fault: str, tmp_path: Path) -> None:
-    data = paint(tmp_path / "data", {"red": 1})
-    message = spoil(data, fault).removesuffix(".*--skip-bad")
-    (bad,) = [path for path in (data / "red").iterdir() if path.name != "00.png"]
-    refused(call("predict", finished() / "merged.safetensors", bad), message)
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda data: None, r"data: no such folder$"),
-        (lambda data: data.mkdir(), r"data: holds no class folders: sort the images into .*data/<class>/$"),
-        (lambda data: data.write_text("x"), r"data: is no folder$"),
-        (lambda data: paint(data, {"red": 5}), r"data: has one class only \('red'\): two or more are needed$"),
-        (
-            lambda data: paint(data, {"red": 5, "blue": 1}),
-            r"class 'blue' has one image \(.*blue/00\.png\): a split needs",
-        ),
-        (lambda data: (paint(data, {"red": 5}), (data / "blue").mkdir()), r"data/blue: holds no images: add some"),
-        (lambda data: paint_split(data, ("val", "test")), r"data: has .* but no folder train$"),
-    ],
-)
-def test_a_folder_of_images_that_will_not_do(make: Callable[[Path], object], message: str, tmp_path: Path) -> None:
-    make(tmp_path / "data")
-    refused(call(*run_words(tmp_path / "run", data=tmp_path / "data")), message)
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda data: None, r"data: no such folder$"),
-        (lambda data: data.mkdir(), r"data: holds no class folders: sort the images into .*data/<class>/$"),
-        (
-            lambda data: paint(data, {"red": 1, "violet": 1}),
-            r"knows no class 'violet': its classes are blue, green, red$",
-        ),
-        (lambda data: paint_split(data, ("train", "val")), r"has no test images: give --split train, val or all"),
-    ],
-)
-def test_images_that_cannot_be_evaluated_on(make: Callable[[Path], object], message: str, tmp_path: Path) -> None:
-    make(tmp_path / "data")
-    refused(call("eval", finished() / "merged.safetensors", "--data", tmp_path / "data"), message)
-
-
-def test_every_part_of_the_advice_on_splits_can_be_followed(tmp_path: Path) -> None:
-    data = paint_split(tmp_path / "data", ("train", "val"))
-    for split in ("train", "val", "all"):
-        succeed("eval", finished() / "merged.safetensors", "--data", data, "--split", split)
-
-
-@pytest.mark.parametrize("name", ["nowhere.png", "empty"])
-def test_nothing_to_predict(name: str, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    message = {"nowhere.png": r"nowhere\.png: no such file or folder$", "empty": r"empty: holds no images$"}[name]
-    refused(call("predict", finished() / "merged.safetensors", tmp_path / name), message)
-
-
-# Files and folders
-
-
-@pytest.mark.parametrize("command", ["predict", "eval"])
-def test_a_file_that_is_not_ours(command: str, tmp_path: Path) -> None:
-    save_file({"x": torch.zeros(2)}, tmp_path / "x.safetensors")
-    (tmp_path / "y.safetensors").write_text("no file of ours")
-    words = [pictures()] if command == "predict" else ["--data", pictures()]
-    for name, message in (
-        ("x", r"x\.safetensors was not written by glora"),
-        ("y", r"y\.safetensors is damaged or no safetensors file"),
-        ("z", r"z\.safetensors: no such file"),
-    ):
-        refused(call(command, tmp_path / f"{name}.safetensors", *words), message)
-        refused(call("merge", tmp_path / f"{name}.safetensors"), message)
-    refused(
-        call(command, finished() / "supernet.safetensors", *words),
-        r"is a file of kind 'supernet': give an adapter, a merged file or a run folder",
-    )
-    refused(call("merge", finished() / "merged.safetensors"), r"is a file of kind 'merged', and one of kind 'adapter'")
-
-
-def test_an_adapter_on_other_weights(tmp_path: Path) -> None:
-    other = write_weights(tmp_path / "other.safetensors", seed=1)
-    message = r"adapter\.safetensors was trained on another backbone \(test_vit\), which differs in layer 'blocks\."
-    for words in (["predict", finished(), pictures()], ["merge", finished()], ["eval", finished()]):
-        refused(call(*words, "--checkpoint", other), message)
-
-
-@pytest.mark.parametrize("command", ["predict", "eval", "merge", "info"])
-def test_a_folder_that_is_no_run_says_so(command: str, tmp_path: Path) -> None:
-    words = {"predict": [pictures()], "eval": [f"--data={pictures()}"]}.get(command, [])
-    refused(call(command, tmp_path, *words), "is no run folder|has no adapter.safetensors: glora search")
-
-
-@pytest.mark.parametrize("command", ["predict", "eval", "merge", "info"])
-def test_a_run_without_an_adapter_says_what_makes_one(command: str, tmp_path: Path) -> None:
-    folder = copy_of(finished(), tmp_path)
-    (folder / "adapter.safetensors").unlink()
-    words = [pictures()] if command == "predict" else []
-    refused(call(command, folder, *words), rf"has no adapter\.safetensors yet: glora search {folder} makes it")
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("a: [", r"config\.yaml is no readable YAML"),
-        ("data: x\nmodel: y\ncolour: red\n", r"config\.yaml: .*'colour'"),
-    ],
-)
-def test_a_run_folder_whose_settings_are_damaged(text: str, message: str, tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text(text)
-    for command in ("search", "report", "eval"):
-        refused(call(command, tmp_path), message)
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("metrics.json", r"metrics\.json is .*JSON.*: delete it"),
-        ("supernet.safetensors", r"supernet\.safetensors is damaged or no safetensors file"),
-        ("search.jsonl", r"search\.jsonl, line 1: not the header of a search history; delete the file"),
-        ("adapter.safetensors", r"adapter\.safetensors is damaged or no safetensors file"),
-    ],
-)
-def test_a_run_with_a_damaged_file_names_it(name: str, message: str, tmp_path: Path) -> None:
-    settings = timm_settings(finetune_epochs=2)
-    folder = copy_of(finished(), tmp_path)
-    (folder / name).write_text("damaged\n")
-    done = call("run", *flags(settings), "--out", folder)
-    assert done.code == 2
-    assert re.search(f"^glora: .*{message}", done.err.splitlines()[-1])
-
-
-def test_a_run_folder_with_other_settings_or_other_data(tmp_path: Path) -> None:
-    data = paint(tmp_path / "data")
-    succeed(*run_words(tmp_path / "run", data=data))
-    refused(
-        call(*run_words(tmp_path / "run", data=data, lr=0.5)),
-        r"holds a run with lr=0\.01, now it is 0\.5: give the same settings to go on with it, or another --out",
-    )
-    (data / "red" / "00.png").unlink()
-    refused(
-        call(*run_words(tmp_path / "run", data=data)),
-        r"holds a run on other images of .*data \(some were .*\): put them back, or start anew with another --out$",
-    )
-
-
-def test_a_search_anew_needs_a_trained_supernet(tmp_path: Path) -> None:
-    folder = copy_of(finished(), tmp_path)
-    (folder / "supernet.safetensors").unlink()
-    message = rf"finished has no trained supernet yet: glora search {folder} without --out trains it"
-    refused(call("search", folder, "--out", tmp_path / "new", "--budget=1k"), message)
-    assert not (tmp_path / "new").exists()
-
-
-def test_a_search_anew_in_a_folder_with_another_search(tmp_path: Path) -> None:
-    folder = copy_of(finished(), tmp_path)
-    for out in (folder, tmp_path / "new"):
-        done = call("search", folder, "--out", out, "--budget=1k", "--finetune-epochs=0")
-        assert done.code == (2 if out == folder else 0)
-    refused(call("search", folder, "--out", tmp_path / "new", "--budget=2k", "--finetune-epochs=0"), "budget=1000, now")
-
-
-def test_a_run_folder_that_is_a_file(tmp_path: Path) -> None:
-    (tmp_path / "run").write_text("a file")
-    refused(call(*run_words(tmp_path / "run")), f"{tmp_path / 'run'}.*(is a file|is no folder)")
-
-
-def test_a_merged_file_that_is_a_folder(tmp_path: Path) -> None:
-    refused(call("merge", finished(), "--out", tmp_path), re.escape(str(tmp_path)))
-
-
-@pytest.mark.parametrize("size", ["0", "-1"])
-def test_a_batch_of_nothing(size: str) -> None:
-    words = ["eval", finished() / "merged.safetensors", "--data", pictures(), "--batch-size", size]
-    refused(call(*words), "(?i)batch.size.* 1 or more")
 
 
 # Interrupts, and what is our fault

@@ -247,8 +247,8 @@ def refused(message: str, name: str, root: Path, **settings: int) -> None:
 
 def test_words_and_numbers_that_do_not_exist(tmp_path: Path) -> None:
     root = tmp_path / "x"
-    refused(r"no data set 'cats' can be made \(there are dsprites_loc, .*, fashion\)$", "cats", root)
-    refused(r"no data set 'texture' can be made: did you mean 'textures'\?", "texture", root)
+    refused(r"no data set 'cats' can be made: there are dsprites_loc, .*, fashion$", "cats", root)
+    refused(r"no data set 'texture' can be made: there are .*; did you mean 'textures'\?", "texture", root)
     refused("the seed of a data set is 0 or more, not -1", "textures", root, seed=-1)
     refused("textures has 1 to 100,000 test images, not 0", "textures", root, test=0)
     refused("digits has 1 to 797 test images, not 798", "digits", root, test=798)

@@ -91,6 +91,7 @@ def test_the_original_follows_parameters_that_are_replaced() -> None:
     assert layer.original.bias is layer.bias
 
 
+@pytest.mark.skipif(torch.__version__ < "2.9", reason="torch 2.6 and 2.7 cannot trace a question about autocast")
 def test_an_export_leaves_no_stand_ins_behind() -> None:
     layer = adapted(linear(4, 3).float()).eval()
     layer.activate(LayerStructure(A="rank-1"))

@@ -1,36 +1,27 @@
-"""What every peer must keep: what is trained and what is not, sizes, merging, files, and what is refused."""
+"""What every peer must keep: what is trained and what is not, merging, and what is refused."""
 
 from __future__ import annotations
 
 import copy
-import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from made_peers import made
 from timm.models.vision_transformer import ParallelThingsBlock
 from torch import nn
 from vits import CLASSES, KINDS, SETTINGS, SIDE, X, fill, vit
 
 import glora
 from glora import presets
-from glora.checkpoint import read_metadata
-from glora.errors import CheckpointError, ConfigError, GloraError, MergeError, TargetError
-from glora.peers import PEERS, Peer, load_peer, peer
+from glora.errors import ConfigError, GloraError, MergeError, TargetError
+from glora.peers import PEERS, Peer, peer
 from helpers import MLP
 
 PROMPTS = ("vpt-shallow", "vpt-deep")
 MERGEABLE = [name for name, method in PEERS.items() if method.mergeable]
-DOCS = Path(__file__).parents[2] / "docs" / "peers.md"
-
-
-def made(name: str, kind: str = "vit", **settings: Any) -> Peer:
-    return peer(name, vit(kind), **{**SETTINGS.get(name, {}), **settings})
 
 
 def train_a_little(net: Peer, steps: int = 2) -> None:
@@ -41,65 +32,6 @@ def train_a_little(net: Peer, steps: int = 2) -> None:
         nn.functional.cross_entropy(net(X), torch.arange(len(X)) % CLASSES).backward()
         optimizer.step()
     net.eval()
-
-
-# Sizes
-
-
-def large(architecture: str) -> nn.Module:
-    """A model of full size, its weights not even written."""
-    with torch.device("meta"):
-        model = timm.create_model(architecture, num_classes=10)
-    return model.to_empty(device="cpu")
-
-
-PUBLISHED: dict[str, tuple[str, dict[str, Any], float]] = {
-    "full": ("full", {}, 85.8),
-    "linear": ("linear", {}, 0.0),
-    "bitfit": ("bitfit", {}, 0.10),
-    "LayerNorm": ("layernorm", {}, 0.04),
-    "LoRA of rank 8 on queries and values": ("lora", {}, 0.29),
-    "VPT-shallow with 100 tokens": ("vpt-shallow", {}, 0.08),
-    "one adapter a block": ("adapter", {"places": "mlp"}, 0.16),
-    "AdaptFormer": ("adaptformer", {}, 0.16),
-    "all tensors of GLoRA, rank 4": ("peft-glora", {}, 1.6),
-}
-
-
-@pytest.mark.parametrize("row", PUBLISHED)
-def test_sizes_on_vit_base_are_the_published_ones(row: str) -> None:
-    name, settings, millions = PUBLISHED[row]
-    digits = 1 if millions >= 1 else 2
-    assert round(peer(name, large("vit_base_patch16_224"), **settings).size / 1e6, digits) == millions
-
-
-D = 768  # of ViT-B, with 12 blocks
-EXACT = {
-    # The authors' modules counted by hand; RepAdapter's second matrix dense, SSF's scales of weight and bias apart.
-    "vpt-deep": 12 * 50 * D,
-    "adapter": 24 * (2 * D * 8 + 8 + D),
-    "repadapter": 24 * (2 * D * 8 + D),
-    "ssf": 12 * 3 * (3 + 1 + 4 + 1) * D + 25 * 2 * D,
-    "ia3": 12 * 2 * (3 + 4) * D,
-    "glora-fixed": 12 * (8 * (4 + 2 + 5 + 5) + (1 + 1 + 1 + 4) + (3 + 1 + 4 + 1)) * D,
-    "fact-tt": 2 * D * 16 + 12 * 12 * 16**2,
-    "fact-tk": 2 * D * 32 + 32**3 + 32 * 144,
-    "peft-dora": 12 * (8 * (D + 3 * D) + 3 * D),
-}
-
-
-def sizes_of_the_table() -> dict[str, list[int]]:
-    rows = [line.split("|") for line in DOCS.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
-    return {row[1].strip(" `"): [int(cell.strip().replace(",", "")) for cell in row[-3:-1]] for row in rows}
-
-
-@pytest.mark.parametrize("name", PEERS)
-def test_the_table_of_the_documentation_has_the_sizes(name: str) -> None:
-    table = sizes_of_the_table()
-    assert set(table) == set(PEERS)
-    sizes = [peer(name, large(a)).size for a in ("vit_base_patch16_224", "vit_small_patch16_224")]
-    assert table[name] == sizes, sizes
-    assert EXACT.get(name, sizes[0]) == sizes[0]
 
 
 # What is trained
@@ -238,74 +170,6 @@ def test_a_merge_that_is_not_finite_is_refused() -> None:
         net.adapter_parameters()["fact.v"].fill_(float("inf"))
     with pytest.raises(MergeError, match="a merged weight is not finite"):
         net.merge()
-
-
-# Files
-
-
-@pytest.mark.parametrize("kind", ["dinov2", "distilled"])
-@pytest.mark.parametrize("name", PEERS)
-def test_a_file_gives_the_peer_back(name: str, kind: str, tmp_path: Path) -> None:
-    net = made(name, kind)
-    fill(net)
-    net.save(tmp_path / "peer.safetensors", {"classes": ["a", "b"]})
-    again = load_peer(vit(kind), tmp_path / "peer.safetensors")
-    assert again(X).equal(net(X))
-    assert (again.name, again.settings, again.size) == (net.name, net.settings, net.size)
-    metadata = read_metadata(tmp_path / "peer.safetensors")
-    assert metadata.kind == "peer"
-    assert metadata.values["classes"] == ["a", "b"]
-    numbers = sum(t.numel() for t in load_file(tmp_path / "peer.safetensors").values())
-    assert numbers == metadata.values["parameters"] + net.head_size == net.size + net.head_size
-
-
-@pytest.mark.parametrize("name", [name for name in PEERS if name != "full"])
-def test_a_file_on_other_weights_is_refused(name: str, tmp_path: Path) -> None:
-    made(name).save(tmp_path / "peer.safetensors")
-    with pytest.raises(CheckpointError, match="was trained on another backbone"):
-        load_peer(vit(seed=1), tmp_path / "peer.safetensors")
-
-
-def test_a_file_with_a_tensor_too_few_or_too_many_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "peer.safetensors"
-    made("adaptformer").save(path)
-    tensors = load_file(path)
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-    key = "own.blocks.0.parallel.up.bias"
-    save_file({k: v for k, v in tensors.items() if k != key}, path, metadata)
-    with pytest.raises(CheckpointError, match=f"lacks 1 tensors, the first is {re.escape(key)}"):
-        load_peer(vit(), path)
-    save_file({**tensors, "own.other": torch.zeros(1)}, path, metadata)
-    with pytest.raises(CheckpointError, match=r"has 1 tensors that do not belong here, the first is own\.other"):
-        load_peer(vit(), path)
-
-
-@pytest.mark.parametrize("missing", ["method", "settings", "head"])
-def test_a_file_that_does_not_say_what_it_is_is_refused(missing: str, tmp_path: Path) -> None:
-    path = tmp_path / "peer.safetensors"
-    made("lora").save(path)
-    with safe_open(path, framework="pt") as file:
-        values = json.loads(file.metadata()["glora"])
-    del values[missing]
-    save_file(load_file(path), path, {"glora": json.dumps(values)})
-    with pytest.raises(CheckpointError, match=f"its metadata lacks '{missing}'"):
-        load_peer(vit(), path)
-
-
-def test_files_of_peers_and_adapters_are_told_apart(tmp_path: Path) -> None:
-    made("lora").save(tmp_path / "peer.safetensors")
-    with pytest.raises(CheckpointError, match="is a file of kind 'peer', and one of kind 'adapter' is needed"):
-        glora.load(vit(), tmp_path / "peer.safetensors")
-    glora.adapt(vit(), presets.lora(2)).save(tmp_path / "adapter.safetensors")
-    with pytest.raises(CheckpointError, match="is a file of kind 'adapter', and one of kind 'peer' is needed"):
-        load_peer(vit(), tmp_path / "adapter.safetensors")
-
-
-def test_a_file_does_not_fit_another_kind_of_model(tmp_path: Path) -> None:
-    made("adapter").save(tmp_path / "peer.safetensors")
-    with pytest.raises(CheckpointError, match="does not fit this model: the model has no module 'head' to be its head"):
-        load_peer(MLP(), tmp_path / "peer.safetensors")
 
 
 # Refusals

@@ -8,7 +8,8 @@ import pytest
 from html_page import Page
 from sample_run import CLASSES, write_sample
 
-from glora.report import write_report
+from glora.report import summary, write_report
+from glora.report.read import read_run
 
 SECTIONS = ["results", "structure", "parameters", "search", "training", "settings"]
 FIGURES = ["layer-sizes", "search-progress", "search-front", "train-probes", "train-loss", "train-lr"]
@@ -99,6 +100,24 @@ def test_headline_and_table(folder):
     assert table.count("best") >= 2
     assert "90.7 ± 0.5spread 0.2" in table
     assert "44 min 52 s" in table
+
+
+def test_one_row_is_the_best_of_a_column(folder):
+    """Of equal accuracies that with the fewest parameters; of equals in both the first."""
+
+    def level(metrics):
+        for row in metrics["table"]:
+            row.update(val_accuracy=0.9, test_accuracy=0.9)
+        metrics["table"][0].update(val_accuracy=0.8, test_accuracy=None)
+        metrics["table"].append({**metrics["table"][1], "method": "BitFit again"})
+
+    edit(folder / "metrics.json", level)
+    rows = summary.result_rows(read_run(folder))
+    assert [(row.method, row.val.best, row.test.best) for row in rows if row.val.best or row.test.best] == [
+        ("BitFit", True, True)
+    ]
+    assert page_of(folder).text("results").count("best") == 2
+    assert "level with BitFit, the best of the 4 other methods" in page_of(folder).text()
 
 
 def test_difference_within_the_error_is_said(folder):

@@ -1,11 +1,8 @@
-"""Training of a supernet against a float64 loop written out below, and what it leaves alone."""
+"""Training of a supernet against a float64 loop written out in supernets.py, and what it leaves alone."""
 
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,31 +10,14 @@ import numpy as np
 import pytest
 import timm
 import torch
-from supernets import (
-    BATCH,
-    COUNT,
-    SHORT,
-    HandWritten,
-    Mixed,
-    Residual,
-    Watched,
-    X,
-    Y,
-    net_of,
-    raise_at,
-    rate,
-    same,
-    state,
-)
-from timm.layers import DropPath
+from supernets import BATCH, COUNT, SHORT, HandWritten, Mixed, Watched, X, Y, net_of, rate, same, state
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
-from torchvision.ops import StochasticDepth
 
 import glora
 from glora import GLoRAModel, LayerStructure, SearchSpace, Structure, TrainSettings, presets, train_supernet
 from glora.data import TensorSamples
-from glora.errors import ConfigError, DataError, GloraError, TargetError
+from glora.errors import ConfigError, TargetError
 from glora.evaluate import Evaluator
 from glora.train import EpochRecord
 from helpers import MLP, randomise_backbone
@@ -201,183 +181,6 @@ def test_a_model_without_a_trained_head_trains_too() -> None:
 def test_nothing_to_train_is_refused() -> None:
     with pytest.raises(TargetError, match="nothing to train: there is no adapter parameter and no head"):
         train_supernet(net_of(space=presets.frozen(), head=False), (X, Y), settings=SHORT)
-
-
-# Randomness
-
-
-class FooDropPath(nn.Module):
-    """As each model of transformers has its own; without an ancestor in common with the others."""
-
-    def __init__(self, drop_prob: float = 0.5) -> None:
-        super().__init__()
-        self.drop_prob = drop_prob
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        if not self.training:
-            return hidden_states
-        keep = 1 - self.drop_prob
-        shape = (hidden_states.shape[0],) + (1,) * (hidden_states.ndim - 1)
-        return hidden_states.div(keep) * torch.floor(keep + torch.rand(shape))
-
-
-DROPS: dict[str, Callable[[], nn.Module]] = {
-    "timm": lambda: DropPath(0.5),
-    "transformers": FooDropPath,
-    "torchvision": lambda: StochasticDepth(0.5, "row"),
-}
-
-
-def test_one_seed_gives_one_result_to_the_bit_whatever_the_callers_generators() -> None:
-    nets = {}
-    for name, seed, outside in (("a", 3, 0), ("b", 3, 1), ("c", 4, 0)):
-        nets[name] = net_of(Residual())
-        torch.manual_seed(outside)
-        random.seed(outside)
-        records = train_supernet(nets[name], (X, Y), (X, Y), TrainSettings(epochs=4, batch_size=BATCH, seed=seed))
-        nets[name].records = records
-    assert same(nets["a"], nets["b"])
-    assert nets["a"].records == nets["b"].records
-    assert not same(nets["a"], nets["c"])
-    assert nets["a"].records[0].loss != nets["c"].records[0].loss
-
-
-def test_the_callers_generators_are_left_alone() -> None:
-    def generators() -> list[Any]:
-        return [torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())]
-
-    before = generators()
-    train_supernet(net_of(Residual()), (X, Y), (X, Y), SHORT)
-    assert generators() == before
-    with pytest.raises(RuntimeError, match="enough"):
-        train_supernet(net_of(Residual()), (X, Y), settings=SHORT, on_step=raise_at(3))
-    assert generators() == before
-
-
-def test_evaluating_along_the_way_changes_nothing() -> None:
-    nets = [net_of(Residual()) for _ in range(2)]
-    losses = []
-    for net, val in zip(nets, (None, (X, Y)), strict=True):
-        losses.append([record.loss for record in train_supernet(net, (X, Y), val, SHORT)])
-    assert same(*nets)
-    assert losses[0] == losses[1]
-
-
-@pytest.mark.parametrize("kind", DROPS)
-def test_drop_path_acts_in_training_and_not_in_evaluation(kind: str) -> None:
-    net = net_of(Residual(DROPS[kind]))
-    seen: dict[bool, list[tuple[bool, bool]]] = {True: [], False: []}
-
-    def note(module: nn.Module, given: tuple[Tensor], found: Tensor) -> None:
-        seen[torch.is_grad_enabled()].append((module.training, found.equal(given[0])))
-
-    for module in (net.model.drop, net.model.drop2):
-        module.register_forward_hook(note)
-    train_supernet(net, (X, Y), (X, Y), SHORT)
-    assert len(seen[True]) == 2 * 20
-    assert all(training for training, _ in seen[True])
-    assert not any(unchanged for _, unchanged in seen[True])
-    assert len(seen[False]) == 2 * 2 * 3  # two drops in two evaluations of three probes
-    assert set(seen[False]) == {(False, True)}
-    assert not any(module.training for module in net.modules())
-    net.activate(Structure())
-    assert net(X).equal(net(X))
-    without = net_of(Residual(nn.Identity))
-    train_supernet(without, (X, Y), (X, Y), SHORT)
-    assert not without.model.head.weight.equal(net.model.head.weight)
-
-
-def test_drop_path_drops_as_many_samples_as_it_says() -> None:
-    net = net_of(Residual(lambda: DropPath(0.25)))
-    dropped: list[float] = []
-    net.model.drop.register_forward_hook(lambda _, __, out: dropped.extend((out == 0).all(1).tolist()))
-    train_supernet(net, (X, Y), settings=TrainSettings(epochs=80, batch_size=BATCH))
-    assert len(dropped) == 80 * COUNT
-    assert sum(dropped) / len(dropped) == pytest.approx(0.25, abs=5 * math.sqrt(0.25 * 0.75 / len(dropped)))
-
-
-# What is refused
-
-
-def test_data_that_does_not_fill_a_batch_is_one() -> None:
-    data = Watched(net := net_of(), X)
-    train_supernet(net, data, settings=TrainSettings(epochs=2, batch_size=100))
-    assert [sorted(batch) for batch, _ in data.read] == [list(range(COUNT))] * 2
-
-
-def test_no_data_is_refused() -> None:
-    net = net_of()
-    before = state(net)
-    with pytest.raises(DataError, match="there are no training images"):
-        train_supernet(net, TensorSamples(X[:0], []), settings=TrainSettings(batch_size=24))
-    assert same(net, before)
-
-
-@pytest.mark.parametrize("place", [0, COUNT - 1])
-def test_a_label_beyond_the_head_is_refused(place: int) -> None:
-    net, labels = net_of(), Y.clone()
-    labels[place] = 4
-    before = state(net)
-    with pytest.raises(DataError, match=r"gives \[5, 4\] and the highest label is 4: create it with num_classes=5"):
-        train_supernet(net, (X, labels), settings=SHORT)
-    assert same(net, before)
-
-
-def test_a_label_beyond_the_head_in_the_validation_data_is_refused() -> None:
-    with pytest.raises(DataError, match="label 7 has no logit: the model's head has 4 outputs"):
-        train_supernet(net_of(), (X, Y), (X, Y + 4), SHORT)
-
-
-def test_a_model_that_gives_no_logits_of_a_batch_is_refused() -> None:
-    class Tokens(MLP):
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x).unsqueeze(1)
-
-    class Pair(MLP):
-        def forward(self, x: Tensor) -> Any:
-            return super().forward(x), None
-
-    with pytest.raises(DataError, match=r"the model gives \[5, 1, 4\] and the highest label is 3"):
-        train_supernet(net_of(Tokens()), (X, Y), settings=SHORT)
-    with pytest.raises(DataError, match=r"gives a tuple: neither a tensor nor an object with \.logits"):
-        train_supernet(net_of(Pair()), (X, Y), settings=SHORT)
-
-
-def test_a_layer_that_is_never_called_is_refused() -> None:
-    class Half(MLP):
-        def forward(self, x: Tensor) -> Tensor:
-            weight, bias = self.second.weight, self.second.bias
-            return self.out(nn.functional.linear(self.first(x), weight, bias))
-
-    net = net_of(Half())
-    before = state(net)
-    with pytest.raises(TargetError, match="never calls 1 adapted layers, the first is second: it uses their weights"):
-        train_supernet(net, (X, Y), settings=SHORT)
-    assert same(net, before)
-    assert len(train_supernet(net_of(Half(), layers=["first"]), (X, Y), settings=SHORT)) == 4
-
-
-@pytest.mark.usefixtures("_every_epoch")
-def test_a_loss_that_is_not_finite_stops_the_training_and_the_last_checkpoint_is_good(tmp_path: Path) -> None:
-    net, whole = net_of(), net_of()
-
-    def spoil(record: EpochRecord) -> None:
-        if record.epoch == 2:
-            with torch.no_grad():
-                net.model.out.weight[0, 0] = float("nan")
-
-    with pytest.raises(GloraError, match=r"the loss of epoch 3 is nan: lower lr \(0\.01\)"):
-        train_supernet(net, (X, Y), settings=SHORT, state=tmp_path / "s", on_epoch=spoil)
-    net = net_of()
-    found = train_supernet(net, (X, Y), settings=SHORT, state=tmp_path / "s")
-    assert found == train_supernet(whole, (X, Y), settings=SHORT)
-    assert same(net, whole)
-
-
-def test_a_diverging_training_is_stopped() -> None:
-    settings = TrainSettings(epochs=30, batch_size=BATCH, lr=1e18, warmup_lr=1e18, min_lr=1e18)
-    with pytest.raises(GloraError, match=r"the loss of epoch \d+ is (nan|inf): lower lr \(1e\+18\)"):
-        train_supernet(net_of(), (X, Y), settings=settings)
 
 
 # Precision

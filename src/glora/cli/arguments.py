@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser
 from glora.cli.commands import COMMANDS
 from glora.cli.data_commands import DATA_COMMANDS, GROUP
 from glora.config import RunConfig
+from glora.errors import near_miss
 
 __all__ = ["build_parser", "spell"]
 
@@ -35,8 +36,26 @@ class _Parser(ArgumentParser):
         line = re.sub(r'Parser key "(?:\w+\.)*(\w+)": ', r"--\1: ", line)
         line = re.sub(r"Expected a <class '(\w+)'>\. Got value: (.*)", r"expected a value of type \1, not \2", line)
         line = re.sub(r"Expected a typing\.Literal\[(.*?)\]\. Got value: (.*)", r"expected one of \1, not \2", line)
-        print(f"{prog}: {line} (see {prog} --help)", file=sys.stderr)
+        if found := re.fullmatch(r"Subcommand '(\w+)' does not accept option '([\w.]+)'", line):
+            prog, line = f"glora {found[1]}", f"there is no setting {found[2]!r}"
+        print(f"{prog}: {line}{self._meant(line)} (see {prog} --help)", file=sys.stderr)
         sys.exit(2)
+
+    def _meant(self, line: str) -> str:
+        """What may have been meant by the setting, flag or word that ``line`` does not know."""
+        if found := re.match(r"there is no setting '(.*)'", line):
+            return near_miss(found[1], RunConfig.__dataclass_fields__)
+        if found := re.match(r"unrecognized arguments: --([\w-]+)", line):
+            # Compared without the two dashes, which would make any short flags alike.
+            flags = {flag[2:] for action in self._actions for flag in action.option_strings if flag.startswith("--")}
+            flags |= {f"no-{name}" for name in flags & _switches()}
+            near = near_miss(found[1].replace("_", "-"), sorted(flag.replace("_", "-") for flag in flags))
+            return near.replace("'", "'--", 1)
+        if found := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", line):
+            return near_miss(found[1], re.findall(r"[\w-]+", found[2]))
+        if found := re.search(r"expected one of (.*), not (.*)", line):
+            return near_miss(found[2], re.findall(r"'(.*?)'", found[1]))
+        return ""
 
 
 def build_parser() -> ArgumentParser:
@@ -78,9 +97,7 @@ def spell(arguments: Sequence[str]) -> list[str]:
 
     What stands behind ``--`` is left as it is.
     """
-    switches = {field.name for field in fields(RunConfig) if field.type == "bool"}
-    for command in (*COMMANDS.values(), *DATA_COMMANDS.values()):
-        switches |= {p.name for p in inspect.signature(command).parameters.values() if p.annotation in (bool, "bool")}
+    switches = _switches()
     spelt: list[str] = []
     for i, argument in enumerate(arguments):
         if argument == "--":
@@ -97,6 +114,14 @@ def spell(arguments: Sequence[str]) -> list[str]:
             name, value = name[3:], "=false"
         spelt.append(f"--{name}{value}")
     return _files_first(spelt)
+
+
+def _switches() -> set[str]:
+    """The names of all settings that are true or false."""
+    switches = {field.name for field in fields(RunConfig) if field.type == "bool"}
+    for command in (*COMMANDS.values(), *DATA_COMMANDS.values()):
+        switches |= {p.name for p in inspect.signature(command).parameters.values() if p.annotation in (bool, "bool")}
+    return switches
 
 
 def _files_first(arguments: list[str]) -> list[str]:

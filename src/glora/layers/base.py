@@ -35,20 +35,22 @@ _HOOKS = (
 class Scratch(threading.local):
     """Buffers shared by the layers of one model for weights that live only inside one operation.
 
-    Each thread has its own. Never saved for backward and never copied or pickled along with a model.
+    Each thread has its own, and in a thread each device and each of its streams: only what is computed one after the
+    other may write to one buffer. Never saved for backward and never copied or pickled along with a model.
     """
 
     def __init__(self) -> None:
-        self._buffers: dict[tuple[str, torch.Size, torch.dtype, torch.device], Tensor] = {}
+        self._buffers: dict[tuple[str, torch.Size, torch.dtype, torch.device, int], Tensor] = {}
 
     def get(self, use: str, like: Tensor, dtype: torch.dtype) -> Tensor:
-        """An uninitialised buffer of the shape and device of ``like``, one for each ``use``."""
-        key = (use, like.shape, dtype, like.device)
+        """An uninitialised buffer of the shape and device of ``like``, one for each ``use`` on the current stream."""
+        device = like.device
+        key = (use, like.shape, dtype, device, 0 if device.type == "cpu" else _stream(device))
         found = self._buffers.get(key)
         if found is None:
             # A buffer born in inference mode could not be written to during training.
             with torch.inference_mode(False):
-                found = torch.empty(like.shape, dtype=dtype, device=like.device)
+                found = torch.empty(like.shape, dtype=dtype, device=device)
             if type(found) is torch.Tensor:  # and no stand-in of an export, which would outlive it
                 self._buffers[key] = found
         return found
@@ -58,6 +60,12 @@ class Scratch(threading.local):
 
     def __reduce__(self) -> tuple[type[Scratch], tuple[()]]:
         return (Scratch, ())
+
+
+def _stream(device: torch.device) -> int:
+    """The stream that work on ``device`` is queued on now; 0 for a kind of device that has no streams."""
+    current = getattr(getattr(torch, device.type, None), "current_stream", None)
+    return 0 if current is None else int(current(device).stream_id)
 
 
 class AdaptedLayer(nn.Module, abc.ABC):

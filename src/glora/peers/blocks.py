@@ -11,7 +11,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from glora.errors import ConfigError, MergeError, TargetError
+from glora.errors import ConfigError, MergeError, TargetError, near_miss
 from glora.peers.base import Peer
 from glora.peers.parts import Bottleneck, Prompt, Without
 from glora.trainable import Flags
@@ -133,7 +133,7 @@ def adapters(model: nn.Module, hidden: int, places: str, dropout: float) -> list
     _check_counts(hidden=hidden)
     known = {"both": ("after_attention", "after_mlp"), "attention": ("after_attention",), "mlp": ("after_mlp",)}
     if places not in known:
-        raise ConfigError(f"places is both, attention or mlp, not {places!r}")
+        raise ConfigError(f"places is both, attention or mlp, not {places!r}{near_miss(places, known)}")
     return [
         {at: Bottleneck(vit.embed_dim, hidden, F.gelu, dropout=dropout, residual=True) for at in known[places]}
         for _ in vit.blocks

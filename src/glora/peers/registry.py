@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from glora import presets
-from glora.errors import ConfigError
+from glora.errors import ConfigError, near_miss
 from glora.layers import AdaptedLayer
 from glora.peers import blocks, unfrozen
 from glora.peers.base import Peer
@@ -81,7 +81,8 @@ def peer(
     method = PEERS[name]
     if unknown := sorted(set(settings) - set(method.settings)):
         known = ", ".join(method.settings) or "none"
-        raise ConfigError(f"{name} has no setting {unknown[0]!r}; its settings are: {known}")
+        meant = near_miss(unknown[0], method.settings)
+        raise ConfigError(f"{name} has no setting {unknown[0]!r}; its settings are: {known}{meant}")
     if any(isinstance(module, AdaptedLayer | ExtendedBlock | FactoredLinear) for module in model.modules()):
         raise ConfigError("this model has been adapted already: load the pretrained one again")
     try:

@@ -99,6 +99,16 @@ def _accuracy(row: Result, column: str) -> float:
     return value if value is not None and math.isfinite(value) else -math.inf
 
 
+def _best(rows: Sequence[Result], column: str) -> Result | None:
+    """The row of the highest accuracy in a column; of equal ones that with fewest parameters, of those the first."""
+    known = [row for row in rows if math.isfinite(_accuracy(row, column))]
+    return max(known, key=lambda row: (_accuracy(row, column), -_size(row)), default=None)
+
+
+def _size(row: Result) -> float:
+    return math.inf if row.parameters is None else row.parameters
+
+
 def our_row(run: Run) -> Result | None:
     """The row of the structure this run chose: the one of its size, else the one called so, else the best."""
     table = run.metrics.table if run.metrics else ()
@@ -108,7 +118,8 @@ def our_row(run: Run) -> Result | None:
     called_so = [row for row in table if re.search("glora|searched|fixed structure", row.method.lower())]
     column, _ = _column(run.metrics)
     named = [row for row in same_size if row in called_so]
-    return max(named or same_size or called_so or table, key=lambda row: _accuracy(row, column))
+    found = named or same_size or called_so or table
+    return _best(found, column) or found[0]
 
 
 def headline(run: Run) -> Headline:
@@ -144,9 +155,9 @@ def _compared(metrics: Metrics, ours: Result) -> Headline:
     cost = f" with {ours.parameters:,} adapter parameters" if ours.parameters is not None else ""
     sentence = f"{ours.method[:1].upper()}{ours.method[1:]} reaches {words.percent(score, n)}{plus} % on {on}{cost}"
     others = [row for row in metrics.table if row is not ours and math.isfinite(_accuracy(row, column))]
-    if not others:
+    rival = _best(others, column)
+    if rival is None:
         return Headline(f"{sentence}.")
-    rival = max(others, key=lambda row: _accuracy(row, column))
     gap = score - _accuracy(rival, column)
     among = f"the best of the {len(others)} other methods" if len(others) > 1 else "the other method"
     where = "level with" if gap == 0 else f"{words.points(gap, n)} points {'above' if gap > 0 else 'below'}"
@@ -166,23 +177,27 @@ def result_rows(run: Run) -> list[ResultRow]:
     if run.metrics is None:
         return []
     data, ours = run.metrics.data, our_row(run)
-    val = _scores([(row.val_accuracy, row.val_spread) for row in run.metrics.table], data.val if data else None)
-    test = _scores([(row.test_accuracy, row.test_spread) for row in run.metrics.table], data.test if data else None)
+    val = _scores(run.metrics.table, "val", data.val if data else None)
+    test = _scores(run.metrics.table, "test", data.test if data else None)
     return [
         ResultRow(row.method, row.note, row is ours, v, t, words.count(row.parameters), words.duration(row.seconds))
         for row, v, t in zip(run.metrics.table, val, test, strict=True)
     ]
 
 
-def _scores(column: Sequence[tuple[float | None, float | None]], n: int | None) -> list[Score]:
-    known = [value for value, _ in column if value is not None and math.isfinite(value)]
+def _scores(rows: Sequence[Result], column: str, n: int | None) -> list[Score]:
+    values: list[tuple[float | None, float | None]] = [
+        (getattr(row, f"{column}_accuracy"), getattr(row, f"{column}_spread")) for row in rows
+    ]
+    known = [value for value, _ in values if value is not None and math.isfinite(value)]
     if not known:
-        return [Score(words.percent(value)) for value, _ in column]
+        return [Score(words.percent(value)) for value, _ in values]
+    best = _best(rows, column)
     reach = max((words.standard_error(value, n) or 0.0) for value in known)
     low, high = min(known) - reach, max(known) + reach
     span = (high - low) or 1.0
     scores = []
-    for value, spread in column:
+    for row, (value, spread) in zip(rows, values, strict=True):
         error = words.standard_error(value, n)
         finite = value is not None and math.isfinite(value)
         margin = error or 0.0
@@ -191,7 +206,7 @@ def _scores(column: Sequence[tuple[float | None, float | None]], n: int | None) 
                 text=words.percent(value, n),
                 error=words.points(error, n) if error is not None else "",
                 spread=words.points(spread, n) if spread is not None and math.isfinite(spread) else "",
-                best=value == max(known),
+                best=row is best,
                 at=(value - low) / span if finite and value is not None else None,
                 low=(value - margin - low) / span if finite and value is not None else 0.0,
                 high=(value + margin - low) / span if finite and value is not None else 0.0,

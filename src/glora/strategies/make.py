@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
-from glora.errors import ConfigError
+from glora.errors import ConfigError, near_miss
 from glora.space import BoundSpace
 from glora.strategies.ageing import AgeingEvolution
 from glora.strategies.evolution import Evolution
@@ -50,8 +50,8 @@ def make_strategy(
         BudgetError: at once, with the feasible range, if no structure meets the budget.
         ConfigError: for an unknown name, or a setting that is out of range or contradicts another one.
     """
-    if name not in get_args(StrategyName):
-        raise ConfigError(f"strategy {name!r} is unknown: {', '.join(get_args(StrategyName))}")
+    if name not in (known := get_args(StrategyName)):
+        raise ConfigError(f"strategy {name!r} is unknown: {', '.join(known)}{near_miss(name, known)}")
     if generations < 0 or population < 1:  # before they are multiplied
         raise ConfigError(
             f"{name}: generations is 0 or more and population 1 or more, not {generations} and {population}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from glora.errors import ConfigError
+from glora.errors import ConfigError, near_miss
 from glora.precision import Precision
 
 __all__ = ["PathRule", "TrainSettings"]
@@ -14,6 +14,7 @@ __all__ = ["PathRule", "TrainSettings"]
 PathRule = Literal["uniform", "fair", "sandwich", "warmup"]
 _PATHS = ("uniform", "fair", "sandwich", "warmup")
 _NOT_NEGATIVE = ("lr", "weight_decay", "warmup_epochs", "warmup_lr", "min_lr")
+_PRECISIONS = ("fp32", "bf16", "fp16")
 _SCALED = ("rank", "vector", "scalar", "head")
 
 
@@ -85,10 +86,10 @@ class TrainSettings:
         ):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} must not be negative, but is {getattr(self, name)}")
-        if self.precision not in ("fp32", "bf16", "fp16"):
-            raise ConfigError(f"precision must be fp32, bf16 or fp16, not {self.precision!r}")
-        if self.paths not in _PATHS:
-            raise ConfigError(f"paths must be one of {', '.join(_PATHS)}, not {self.paths!r}")
+        for name, known in (("precision", _PRECISIONS), ("paths", _PATHS)):
+            value = getattr(self, name)
+            if value not in known:
+                raise ConfigError(f"{name} must be one of {', '.join(known)}, not {value!r}{near_miss(value, known)}")
         for name, most in (("path_warmup", 1), ("none_rate", 1), ("shallow_rate", 1), ("ema", 0.999999)):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= most:
@@ -99,6 +100,7 @@ class TrainSettings:
             raise ConfigError("paths=fair draws every form equally often: leave shallow_rate out")
         for name, scale in (self.lr_scale or {}).items():
             if name not in _SCALED:
-                raise ConfigError(f"lr_scale has factors for {', '.join(_SCALED)}, not for {name!r}")
+                near = near_miss(name, _SCALED)
+                raise ConfigError(f"lr_scale has factors for {', '.join(_SCALED)}, not for {name!r}{near}")
             if not 0 <= scale < float("inf"):
                 raise ConfigError(f"lr_scale of {name} must not be negative or infinite, but is {scale}")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
-
 from glora.data.made.copied import DigitsSet, FashionSet
 from glora.data.made.dsprites import DspritesSet
 from glora.data.made.objects import ObjectAzimuthSet, ObjectElevationSet
 from glora.data.made.scenes import SceneCountSet, SceneDistanceSet
 from glora.data.made.sets import MadeSet
 from glora.data.made.textures import TexturesSet
-from glora.errors import DataError
+from glora.errors import DataError, near_miss
 
 __all__ = ["MADE", "made_set"]
 
@@ -38,7 +36,5 @@ def made_set(name: str) -> MadeSet:
         DataError: if there is none, naming those there are.
     """
     if name not in MADE:
-        near = get_close_matches(name, MADE, 1)
-        meant = f": did you mean {near[0]!r}?" if near else ""
-        raise DataError(f"no data set {name!r} can be made{meant} (there are {', '.join(MADE)})")
+        raise DataError(f"no data set {name!r} can be made: there are {', '.join(MADE)}{near_miss(name, MADE)}")
     return MADE[name]
