@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from glora.errors import ConfigError
-from glora.space import LayerShape
+from glora.shapes import LayerShape
 
 __all__ = ["GainPolicy", "check_gains", "layer_gains"]
 

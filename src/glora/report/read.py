@@ -11,7 +11,7 @@ from typing import Any
 
 from glora.errors import CheckpointError, StructureError
 from glora.evidence import Gain
-from glora.space import LayerShape
+from glora.shapes import LayerShape
 from glora.structure import Structure
 
 __all__ = ["Candidate", "Chosen", "Data", "Epoch", "Layer", "Metrics", "Result", "Run", "Search", "Tau", "read_run"]
