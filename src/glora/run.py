@@ -325,7 +325,13 @@ class Run:
     def _write_structure(self, found: SearchResult) -> None:
         bound = self.net.bound
         layers = [{key: row[key] for key in ("name", "kind", "out", "in", "bias")} for row in layer_rows(self.net)]
-        about = {"layers": layers, "space": bound.space.to_dict(), "budget": self.config.limit}
+        blocks = [{"name": name, "width": block.shape.width} for name, block in self.net.blocks.items()]
+        about = {
+            "layers": layers,
+            **({"blocks": blocks} if blocks else {}),
+            "space": bound.space.to_dict(),
+            "budget": self.config.limit,
+        }
         value = {"format": 1, **found.to_dict(), **about, "range": [bound.smallest, bound.largest]}
         if found.soup is not None:
             value["soup"] |= {"size": self.size, "structure": blended_structure(found.soup).to_dict()}

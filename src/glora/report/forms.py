@@ -1,4 +1,7 @@
-"""The chosen structure as rows of a map: which form every support tensor of every layer has, and what it costs."""
+"""The chosen structure as rows of a map: which form every support tensor of every layer has, and what it costs.
+
+And, in a hybrid, what every block has of prompt and adapter.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +11,36 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from glora.report.read import Chosen, Layer
-from glora.structure import TENSORS, Form
+from glora.shapes import BlockShape
+from glora.structure import PARTS, TENSORS, Form
 
-__all__ = ["KINDS", "LayerRow", "TensorRow", "blocks", "by_tensor"]
+__all__ = ["KINDS", "LayerRow", "TensorRow", "block_rows", "blocks", "by_tensor"]
 
-KINDS = ("none", "scalar", "vector", "rank", "mul")
+KINDS = ("none", "scalar", "vector", "rank", "mul", "tokens", "bottleneck", "serial")
 ACTS = {
     "A": "scales the weight",
     "B": "shifts the weight",
     "C": "prompts the input",
     "D": "scales the bias",
     "E": "shifts the bias",
+    "prompt": "adds tokens to a block",
+    "adapter": "adds to a block's output",
 }
-_SHORT = {"none": "·", "scalar": "s", "vector": "v", "rank": "r", "mul": "m"}
+_SHORT = {
+    "none": "·",
+    "scalar": "s",
+    "vector": "v",
+    "rank": "r",
+    "mul": "m",
+    "tokens": "t",
+    "bottleneck": "b",
+    "serial": "h",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class LayerRow:
-    """One layer: its full name, its name within its block, its forms and their sizes."""
+    """One layer, or a block itself: its full name, its name within its block, its forms and their sizes."""
 
     name: str
     label: str
@@ -40,7 +55,7 @@ class LayerRow:
 
 @dataclass(frozen=True, slots=True)
 class TensorRow:
-    """One support tensor over all layers: in how many it has each kind of form, and its parameters."""
+    """One support tensor over all layers, or part over all blocks: how often it has each form, and its parameters."""
 
     tensor: str
     acts: str
@@ -62,12 +77,19 @@ def block_of(name: str) -> str:
 
 def blocks(chosen: Chosen) -> list[tuple[str, list[LayerRow]]]:
     """The layers in model order, neighbours of one block together."""
-    groups = itertools.groupby(chosen.layers, key=lambda layer: block_of(layer.name))
+    layers = [layer for layer in chosen.layers if not isinstance(layer.shape, BlockShape)]
+    groups = itertools.groupby(layers, key=lambda layer: block_of(layer.name))
     return [(block, [_row(layer, block, chosen) for layer in layers]) for block, layers in groups]
 
 
+def block_rows(chosen: Chosen) -> list[LayerRow]:
+    """The blocks that may have a prompt or an adapter, in model order; none but in a hybrid."""
+    return [_row(block, "", chosen) for block in chosen.layers if isinstance(block.shape, BlockShape)]
+
+
 def _row(layer: Layer, block: str, chosen: Chosen) -> LayerRow:
-    forms = dict(chosen.structure[layer.name].items())
+    own = chosen.structure[layer.name]
+    forms = {gene: own[gene] for gene in layer.shape.structure.genes}
     sizes = {tensor: layer.shape.size(tensor, form) for tensor, form in forms.items()}
     return LayerRow(layer.name, layer.name[len(block) + 1 :] if block else layer.name, forms, sizes)
 
@@ -79,13 +101,14 @@ def kinds_used(rows: Iterable[LayerRow]) -> list[str]:
 
 
 def by_tensor(rows: Sequence[LayerRow]) -> list[TensorRow]:
-    """What each support tensor does and takes, over all layers."""
+    """What each support tensor, and in a hybrid each part, does and takes, over all layers or blocks."""
     return [
         TensorRow(
             tensor,
             ACTS[tensor],
-            {kind: sum(row.forms[tensor].kind == kind for row in rows) for kind in KINDS},
-            sum(row.sizes[tensor] for row in rows),
+            {kind: sum(row.forms[tensor].kind == kind for row in rows if tensor in row.forms) for kind in KINDS},
+            sum(row.sizes.get(tensor, 0) for row in rows),
         )
-        for tensor in TENSORS
+        for tensor in (*TENSORS, *PARTS)
+        if tensor in TENSORS or any(tensor in row.forms for row in rows)
     ]

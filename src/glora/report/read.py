@@ -11,7 +11,7 @@ from typing import Any
 
 from glora.errors import CheckpointError, StructureError
 from glora.evidence import Gain
-from glora.shapes import LayerShape
+from glora.shapes import BlockShape, LayerShape, Shape
 from glora.structure import Structure
 
 __all__ = ["Candidate", "Chosen", "Data", "Epoch", "Layer", "Metrics", "Result", "Run", "Search", "Tau", "read_run"]
@@ -24,10 +24,10 @@ MEND = "the file is damaged: delete it and repeat the step that makes it"
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One adapted layer, in the model's order."""
+    """One adapted layer, or block that may have a prompt or an adapter, in the model's order."""
 
     name: str
-    shape: LayerShape
+    shape: Shape
     kind: str
 
 
@@ -280,13 +280,13 @@ def _chosen(path: Path) -> Chosen | None:
     fields = _parse(_text(path), str(path))
     fields.check_format()
     best = _Fields(fields.mapping("best") | fields.mapping("soup"), f"{path}, 'best'")
-    layers = tuple(_layer(_Fields(item, f"{path}, 'layers'")) for item in fields.items("layers"))
+    layers = tuple(_layer(_Fields(i, f"{path}, {key!r}")) for key in ("layers", "blocks") for i in fields.items(key))
     try:
         structure = Structure(best.mapping("structure"))
     except (StructureError, TypeError, AttributeError) as error:
         raise best.error(f"not a structure ({error})") from error
     if unknown := set(structure) - {layer.name for layer in layers}:
-        raise best.error(f"names {min(unknown)!r}, which is not among its 'layers'")
+        raise best.error(f"names {min(unknown)!r}, which is not among its 'layers' and 'blocks'")
     span = fields.items("range")
     if span and (len(span) != 2 or not all(isinstance(size, int) for size in span)):
         raise fields.error(f"'range' is {_shown(span)}, not two whole numbers")
@@ -304,8 +304,9 @@ def _chosen(path: Path) -> Chosen | None:
 
 
 def _layer(fields: _Fields) -> Layer:
-    bias = fields.boolean("bias")
-    shape = LayerShape(fields.integer("out"), fields.integer("in"), has_bias=bias is not False)
+    if (width := fields.integer("width", None)) is not None:
+        return Layer(fields.text("name", ...), BlockShape(width), "block")
+    shape = LayerShape(fields.integer("out"), fields.integer("in"), has_bias=fields.boolean("bias") is not False)
     return Layer(fields.text("name", ...), shape, fields.text("kind"))
 
 
@@ -322,9 +323,8 @@ def _search(path: Path) -> Search | None:
 def _train(path: Path) -> tuple[Epoch, ...]:
     found: dict[int, Epoch] = {}
     for fields in _lines(path):
-        epoch = fields.integer("epoch")
-        found[epoch] = Epoch(
-            epoch=epoch,
+        found[fields.integer("epoch")] = Epoch(
+            epoch=fields.integer("epoch"),
             step=fields.integer("step", 0),
             loss=fields.number("loss", math.nan),
             lr=fields.number("lr", math.nan),
