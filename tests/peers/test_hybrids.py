@@ -27,8 +27,8 @@ from glora.errors import CheckpointError, MergeError, StructureError, TargetErro
 from glora.layers import AdaptedLayer
 from glora.layers.block import ExtendedBlock
 from glora.peers import peer
+from glora.shapes import BlockShape, LayerShape
 from glora.soup import Soup
-from glora.space import BlockShape, LayerShape
 from glora.structure import BlockStructure, Form, LayerStructure
 from glora.train import train_supernet
 from helpers import MLP
@@ -68,10 +68,10 @@ def formula(net: GLoRAModel, structure: Structure, kind: str) -> Tensor:
 
 
 NETS = {kind: filled(kind=kind) for kind in KINDS}
-seeds = st.integers(0, 10_000)
+SEEDS = st.integers(0, 10_000)
 
 
-@given(seed=seeds, kind=st.sampled_from(list(KINDS)))
+@given(seed=SEEDS, kind=st.sampled_from(list(KINDS)))
 @settings(max_examples=15)
 def test_any_structure_is_the_published_formulas(seed: int, kind: str) -> None:
     net = NETS[kind]
@@ -94,7 +94,9 @@ def test_gradients_are_those_of_the_formula_and_nothing_beyond_what_acts() -> No
         assert (one is None) == (other is None)
         assert one is None or torch.allclose(one, other, atol=1e-9)
     tokens = dict(zip(blocks, found, strict=True))["blocks.0.enter.tokens"]
-    assert tokens is not None and tokens[0].any() and not tokens[1:].any()
+    assert tokens is not None
+    assert tokens[0].any()
+    assert not tokens[1:].any()
 
 
 @pytest.mark.parametrize(
@@ -118,7 +120,7 @@ def test_one_part_in_every_block_is_the_peer_of_that_method(name: str, form: dic
     assert net.size(structure) == other.size
 
 
-@given(seed=seeds)
+@given(seed=SEEDS)
 @settings(max_examples=10)
 def test_structures_round_trip_and_files_hold_exactly_their_tensors(
     tmp_path_factory: pytest.TempPathFactory, seed: int
@@ -127,7 +129,8 @@ def test_structures_round_trip_and_files_hold_exactly_their_tensors(
     structure = net.sample(random.Random(seed))
     assert Structure.from_json(structure.to_json()) == structure
     assert hash(Structure.from_json(structure.to_json())) == hash(structure)
-    assert SPACE.contains(structure) and net.bound.contains(structure)
+    assert SPACE.contains(structure)
+    assert net.bound.contains(structure)
     assert SearchSpace.from_dict(json.loads(json.dumps(SPACE.to_dict()))) == SPACE
     path = tmp_path_factory.mktemp("hybrid") / "adapter.safetensors"
     net.save(path, structure)
@@ -300,7 +303,7 @@ def test_what_cannot_be_is_refused_by_name(make: Any, why: str) -> None:
 
 def test_other_models_are_refused_and_left_alone() -> None:
     model = MLP()
-    with pytest.raises(TargetError, match="MLP is not supported .* plain blocks, as ViT, DeiT and DINOv2 are"):
+    with pytest.raises(TargetError, match=r"MLP is not supported .* plain blocks, as ViT, DeiT and DINOv2 are"):
         adapt(model, SPACE)
     assert type(model.first) is nn.Linear
     changed = vit()
@@ -320,7 +323,8 @@ def test_without_hybrids_files_and_models_are_as_before() -> None:
         '"C": ["vector", "none"], "D": ["vector", "scalar", "none"], "E": ["vector", "scalar", "none"], '
         '"layers": {"*.fc1": {"B": ["none"]}}}'
     )
-    assert not SearchSpace().is_hybrid and SPACE.is_hybrid
+    assert not SearchSpace().is_hybrid
+    assert SPACE.is_hybrid
     net = adapt(vit())
     assert all(type(block) is Block for block in net.model.blocks)
     assert "block" not in str(net).replace("blocks.", "")
@@ -347,7 +351,8 @@ def test_blocks_may_differ() -> None:
     assert bound.choices("blocks.0", "prompt") == (Form.NONE,)
     assert bound.cost("blocks.0", "adapter", Form.parse("serial-2")) == 2 * (2 * 8 + 2 + 2 * 8 + 8)
     assert bound.choices("blocks.1", "adapter") == (Form.NONE,)
-    assert bound.layers == ("fc",) and bound.blocks == ("blocks.0", "blocks.1")
+    assert bound.layers == ("fc",)
+    assert bound.blocks == ("blocks.0", "blocks.1")
     assert SearchSpace.from_dict(space.to_dict()) == space != SearchSpace(2, prompts=PROMPTS)
 
 
@@ -381,7 +386,7 @@ def test_a_supernet_is_trained_resumed_and_searched(tmp_path: Path, monkeypatch:
         train_supernet(adapt(vit(), SearchSpace(2, prompts=PROMPTS)), data, settings=recipe, state=state)
     budget = (whole.bound.smallest + whole.bound.largest) // 3
     found = glora.search(whole, data, budget, generations=2, population=6, history=tmp_path / "search.jsonl")
-    assert found.best_candidate.size == whole.size(found.best) <= budget
+    assert found.winner.size == whole.size(found.best) <= budget
     assert any(candidate.structure.blocks for candidate in found.history)
     again = glora.search(resumed, data, budget, generations=2, population=6, history=tmp_path / "search.jsonl")
     assert again.best == found.best

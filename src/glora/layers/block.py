@@ -27,7 +27,6 @@ __all__ = [
     "bottlenecks",
     "check_vit",
     "described",
-    "extended",
     "find_blocks",
     "prompt",
     "restore",
@@ -183,7 +182,6 @@ class AdaptedBlock(Place):
         forms: the allowed forms of prompt and adapter.
         gains: of the forms, see :data:`glora.support.Gains`.
         tokens: of the model.
-        dtype, device: of the parameters.
 
     Attributes:
         module: what stands in the model for the block.
@@ -195,20 +193,12 @@ class AdaptedBlock(Place):
         forms: Mapping[str, Iterable[Form]],
         gains: Gains,
         tokens: Tokens,
-        *,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | None = None,
     ) -> None:
         self._tokens, self._gains = tokens, dict(gains)
         # In a tuple, so that it is kept as it is.
         self._original = (block,)
         largest = {form.kind: (gene, form) for gene in PARTS for form in sorted(forms.get(gene, ()))}
-        parts: dict[str, Part] = {}
-        for gene, form in largest.values():
-            parts |= _parts_of(gene, form, self._gains, tokens)
-        for part in parts.values():
-            part.to(device=device, dtype=dtype)
-        self.module = ExtendedBlock(block, parts)
+        self.module = _extended(block, largest.values(), self._gains, tokens)
         self.activate(BlockStructure())
 
     @property
@@ -263,7 +253,7 @@ class AdaptedBlock(Place):
         """The block with the parts of ``structure`` alone, as large as it needs them; the original if it needs none."""
         if structure.is_none:
             return self.original
-        block = extended(self.original, structure, self._gains, self._tokens)
+        block = _extended(self.original, structure.items(), self._gains, self._tokens)
         own = dict(block.named_parameters())
         for gene, form in structure.items():
             for key, view in self.views(gene, form).items():
@@ -307,11 +297,8 @@ def adapt_blocks(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for name, forms in choices.items():
-            block = model.get_submodule(name)
-            like = next(block.parameters())
-            dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-            own = gains.get(name, {})
-            found[name] = AdaptedBlock(block, forms, own, Tokens.of(model), dtype=dtype, device=like.device)
+            block, own = model.get_submodule(name), gains.get(name, {})
+            found[name] = AdaptedBlock(block, forms, own, Tokens.of(model))
     return found
 
 
@@ -333,21 +320,23 @@ def restore(model: nn.Module, description: Mapping[str, Mapping[str, Any]]) -> N
     Raises:
         TargetError: if the model has no such blocks.
     """
-    blocks = find_blocks(model)
+    blocks, tokens = find_blocks(model), Tokens.of(model)
+    if missing := sorted(set(description) - set(blocks)):
+        raise TargetError(f"the model has no block {missing[0]!r}")
     for name, own in description.items():
-        if name not in blocks:
-            raise TargetError(f"the model has no block {name!r}")
-        structure = BlockStructure(**own["forms"])
         parent, _, child = name.rpartition(".")
-        block = extended(blocks[name], structure, own["gains"], Tokens.of(model))
+        block = _extended(blocks[name], BlockStructure(**own["forms"]).items(), own["gains"], tokens)
         model.get_submodule(parent).add_module(child, block)
 
 
-def extended(block: nn.Module, structure: PlaceStructure, gains: Gains, tokens: Tokens) -> ExtendedBlock:
-    """A block with fresh parts of exactly the sizes of ``structure``."""
+def _extended(block: nn.Module, forms: Iterable[tuple[str, Form]], gains: Gains, tokens: Tokens) -> ExtendedBlock:
+    """A block with fresh parts for pairs of gene and form, in the dtype of support tensors."""
     parts: dict[str, Part] = {}
-    for gene, form in structure.items():
+    for gene, form in forms:
         parts |= _parts_of(gene, form, gains, tokens)
+    like = next(block.parameters())
+    for part in parts.values():
+        part.to(device=like.device, dtype=torch.float64 if like.dtype == torch.float64 else torch.float32)
     return ExtendedBlock(block, parts)
 
 
