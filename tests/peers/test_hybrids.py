@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +269,23 @@ def test_a_merged_file_says_that_it_is_a_hybrid_and_loads(tmp_path: Path) -> Non
         load_merged(MLP(), path)
     save_merged(net.merge(Structure(MIXED.layers)), path)
     assert "hybrids" not in read_metadata(path).values
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
+def test_a_copy_is_a_model_of_its_own_as_workers_need_it(copied: Callable[[GLoRAModel], GLoRAModel]) -> None:
+    net = filled()
+    other = copied(net)
+    with net.using(MIXED):
+        wanted = net(X.double())
+    assert not torch.allclose(other(X.double()), wanted)
+    other.activate(MIXED)
+    assert torch.equal(other(X.double()), wanted)
+    assert net.active == Structure()
+    with torch.no_grad():
+        other.adapter_parameters()["blocks.0.enter.tokens"].zero_()
+    assert not torch.allclose(other(X.double()), wanted)
+    with net.using(MIXED):
+        assert torch.equal(net(X.double()), wanted)
 
 
 # What is refused
