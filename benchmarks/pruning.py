@@ -19,7 +19,8 @@ from gratings import pictures, pretrained
 import glora
 from glora.data import TensorSamples
 from glora.evaluate import Evaluator
-from glora.space import BoundSpace, LayerShape
+from glora.shapes import LayerShape
+from glora.space import BoundSpace
 from glora.strategies import Batches, Evolution, Merit, Score, Scorer, SearchResult, run_search
 from glora.strategies.score import pack_bits
 from glora.structure import Structure

@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 from common import parser, save, show
 
-from glora.space import BoundSpace, LayerShape, SearchSpace
+from glora.shapes import LayerShape
+from glora.space import BoundSpace, SearchSpace
 from glora.strategies import (
     NSGA2,
     AgeingEvolution,

@@ -12,7 +12,7 @@ import yaml
 from glora import SearchSpace, presets
 from glora.config import RunConfig, parse_count
 from glora.errors import ConfigError, StructureError
-from glora.space import LayerShape
+from glora.shapes import LayerShape
 from glora.strategies import Evolution, Surrogate
 
 BASE = {"data": "pictures", "model": "test_vit", "precision": "fp32"}

@@ -12,7 +12,7 @@ from torch import nn
 import glora
 from glora.errors import ConfigError
 from glora.gains import check_gains, layer_gains
-from glora.space import LayerShape
+from glora.shapes import LayerShape
 from glora.structure import LayerStructure, Structure
 from helpers import MLP, layer_structures, randomise, storage
 from oracles import dense
@@ -109,7 +109,7 @@ def test_gains_leave_the_set_of_functions_as_it_is() -> None:
 def test_gains_do_not_depend_on_the_process_or_the_number_of_threads(environment: dict[str, str]) -> None:
     code = (
         "import torch, sys; torch.set_num_threads(int(sys.argv[1])); torch.manual_seed(0)\n"
-        "from glora.gains import layer_gains; from glora.space import LayerShape\n"
+        "from glora.gains import layer_gains; from glora.shapes import LayerShape\n"
         "w = torch.randn(701, 997)\n"
         "print(layer_gains(w, w[:, 0], LayerShape(701, 997), 4, 'balanced'))"
     )

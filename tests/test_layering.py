@@ -14,6 +14,7 @@ import glora
 PACKAGE = Path(glora.__file__).parent
 LAYERS = {
     "errors": 0,
+    "shapes": 0,
     "structure": 0,
     "space": 0,
     "presets": 0,

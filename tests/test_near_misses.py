@@ -16,7 +16,8 @@ from glora.errors import GloraError, near_miss
 from glora.find import check_signal
 from glora.gains import check_gains, layer_gains
 from glora.peers import peer
-from glora.space import LayerShape, SearchSpace
+from glora.shapes import LayerShape
+from glora.space import SearchSpace
 from glora.strategies import make_strategy
 from glora.structure import Form
 from glora.train import TrainSettings

@@ -6,7 +6,8 @@ import pytest
 
 from glora import presets
 from glora.errors import StructureError
-from glora.space import LayerShape, SearchSpace
+from glora.shapes import LayerShape
+from glora.space import SearchSpace
 from glora.structure import LayerStructure
 
 # Method, its layer structure (table of special cases in docs/method.md), and its size on a 6 x 4 layer by hand.

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glora.errors import BudgetError, StructureError
-from glora.space import BoundSpace, LayerShape, SearchSpace
+from glora.shapes import LayerShape
+from glora.space import BoundSpace, SearchSpace
 from glora.structure import TENSORS, Form, LayerStructure, Structure
 from oracles.brute_force import parameters
 

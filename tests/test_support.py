@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from glora.errors import StructureError
 from glora.functional import LowRank, Multiplicative
-from glora.space import LayerShape
+from glora.shapes import LayerShape
 from glora.structure import TENSORS, Form, LayerStructure
 from glora.support import SupportTensors, read_form, slice_down, storage
 from helpers import FORMS

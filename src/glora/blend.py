@@ -24,7 +24,7 @@ from glora.layers import AdaptedLayer
 from glora.model import GLoRAModel, adapt
 from glora.soup import Soup
 from glora.space import BoundSpace, SearchSpace
-from glora.structure import TENSORS, Form, LayerStructure, Structure
+from glora.structure import TENSORS, Form, LayerStructure, PlaceStructure, Structure
 from glora.support import slice_down
 from glora.trainable import Trainable
 
@@ -32,7 +32,9 @@ __all__ = ["blended_structure", "check_blendable", "folded", "pour"]
 
 
 def check_blendable(bound: BoundSpace) -> None:
-    """Raise StructureError if subnets of this space may have means that no form of A can hold."""
+    """Raise StructureError if subnets of this space may have means that no structure can hold."""
+    if bound.space.is_hybrid:
+        raise StructureError("prompts and adapters of blocks have no mean: leave them out of the space, or select=best")
     for name in bound.layers:
         kinds = {form.kind for form in bound.choices(name, "A")} - {"none"}
         if "mul" in kinds and len(kinds) > 1:
@@ -46,8 +48,11 @@ def blended_structure(soup: Soup) -> Structure:
     """The structure of the plain subnet that a soup is.
 
     Raises:
-        StructureError: if A is ``mul-<r>`` in one subnet and of another form in the next.
+        StructureError: if A is ``mul-<r>`` in one subnet and of another form in the next, or any is a hybrid.
     """
+    for name in soup.layers:
+        if any(name in structure.blocks for structure in soup.structures):
+            raise StructureError(f"{name}: prompts and adapters of blocks have no mean")
     return Structure(
         {
             name: LayerStructure(**{tensor: _form(name, tensor, soup.shares(name, tensor)) for tensor in TENSORS})
@@ -117,7 +122,7 @@ def folded(net: Trainable, what: Structure | Soup, folds: Folds | None = None) -
 
 def _mean(layer: AdaptedLayer, name: str, soup: Soup) -> tuple[Tensor, Tensor | None]:
     """Mean of W* and b*, in float32 or better."""
-    shares: dict[LayerStructure, float] = {}
+    shares: dict[PlaceStructure, float] = {}
     for structure, share in zip(soup.structures, soup.weights, strict=True):
         shares[structure[name]] = shares.get(structure[name], 0.0) + share
     merged = [(*layer.merged(forms), share) for forms, share in shares.items()]

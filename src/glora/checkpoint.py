@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from glora.errors import CheckpointError, GloraError
 from glora.files import replacing
+from glora.layers.block import described, restore
 from glora.model import GLoRAModel, adapt
 from glora.space import SearchSpace
 from glora.structure import Structure
-from glora.support import slice_down
 from glora.trainable import Trainable
 
 __all__ = [
@@ -110,13 +110,11 @@ def save(
 
 def save_supernet(net: GLoRAModel, path: str | Path, extra: Mapping[str, Any] | None = None) -> None:
     """Write every support tensor and the head, for :func:`load_supernet`."""
-    tensors = head_tensors(net)
-    for name, layer in net.layers.items():
-        tensors |= {f"layers.{name}.{key}": value for key, value in layer.support.named_parameters()}
+    tensors = head_tensors(net) | _supernet_tensors(net)
     values = {
         "space": net.space.to_dict(),
         "layers": list(net.layers),
-        "gains": {name: layer.support.gains for name, layer in net.layers.items()},
+        "gains": {name: place.gains for name, place in net.places.items()},
         "bias": net.bound.bias,
         "head": list(net.head_names),
         "fingerprint": fingerprint(net),
@@ -126,8 +124,13 @@ def save_supernet(net: GLoRAModel, path: str | Path, extra: Mapping[str, Any] | 
 
 
 def save_merged(model: nn.Module, path: str | Path, extra: Mapping[str, Any] | None = None) -> None:
-    """Write the state dict of a merged, plain model under its original keys."""
-    write_file(path, "merged", model.state_dict(), dict(extra or {}))
+    """Write the state dict of a merged model under its original keys.
+
+    Where blocks kept prompts or adapters, their tensors are in it too, and the metadata says so in ``hybrids``.
+    """
+    hybrids = described(model)
+    values = dict(extra or {}) | ({"hybrids": hybrids} if hybrids else {})
+    write_file(path, "merged", model.state_dict(), values)
 
 
 def load(model: nn.Module, path: str | Path) -> GLoRAModel:
@@ -150,7 +153,7 @@ def load(model: nn.Module, path: str | Path) -> GLoRAModel:
         net = adapt(
             model,
             space,
-            list(structure) or None,
+            list(structure.layers) or None,
             head=values["head"] or False,
             bias=values["bias"],
             gains=values["gains"],
@@ -184,11 +187,8 @@ def load_supernet(net: GLoRAModel, path: str | Path) -> dict[str, Any]:
     _check_setting("space", net.space.to_dict(), values, path)
     _check_setting("layers", list(net.layers), values, path)
     check_fingerprint(net, values, path)  # before the gains, which follow from the weights
-    _check_setting("gains", {name: layer.support.gains for name, layer in net.layers.items()}, values, path)
-    expected: dict[str, Tensor] = {}
-    for name, layer in net.layers.items():
-        expected |= {f"layers.{name}.{key}": value for key, value in layer.support.named_parameters()}
-    fill(net, expected, tensors, path)
+    _check_setting("gains", {name: place.gains for name, place in net.places.items()}, values, path)
+    fill(net, _supernet_tensors(net), tensors, path)
     return values
 
 
@@ -202,8 +202,17 @@ def read_metadata(path: str | Path) -> Metadata:
 
 
 def load_merged(model: nn.Module, path: str | Path) -> nn.Module:
-    """Fill a plain model from a merged file, strictly; a bias that merging created is created again."""
-    _, tensors = read_file(path, "merged")
+    """Fill a plain model from a merged file, strictly.
+
+    A bias that merging created is created again, and so are prompts and adapters that it left in: the model is then
+    no plain one.
+    """
+    metadata, tensors = read_file(path, "merged")
+    if hybrids := metadata.values.get("hybrids"):
+        try:
+            restore(model, hybrids)
+        except (GloraError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{path} has prompts or adapters that do not fit this model: {error}") from error
     own = model.state_dict()
     for key in sorted(set(tensors) - set(own)):
         parent, _, leaf = key.rpartition(".")
@@ -227,25 +236,32 @@ def head_tensors(net: Trainable) -> dict[str, Tensor]:
 def _subnet_gains(net: GLoRAModel, structure: Structure) -> dict[str, dict[str, float]]:
     return {
         name: {
-            f"{tensor}.{form.kind}": net.layers[name].support.gain(tensor, form)
-            for tensor, form in layer.items()
+            f"{gene}.{form.kind}": net.places[name].gain(gene, form)
+            for gene, form in place.items()
             if form.kind != "none"
         }
-        for name, layer in structure.items()
+        for name, place in structure.items()
+    }
+
+
+def _supernet_tensors(net: GLoRAModel) -> dict[str, Tensor]:
+    """Every stored parameter of the genes, by its name in a supernet file."""
+    return {
+        f"layers.{name}.{key.removeprefix('support.')}": parameter
+        for name, place in net.places.items()
+        for key, parameter in place.stored().items()
     }
 
 
 def _subnet_tensors(net: GLoRAModel, structure: Structure) -> dict[str, Tensor]:
-    """Views of the support tensors of ``structure``, by their names in an adapter file."""
-    tensors: dict[str, Tensor] = {}
-    for name, layer in structure.items():
-        for tensor, form in layer.items():
-            if form.kind != "none":
-                down, up = net.layers[name].support.parts(tensor, form)
-                tensors[f"layers.{name}.{tensor}"] = slice_down(down, form)
-                if up is not None:
-                    tensors[f"layers.{name}.{tensor}_up"] = up[: form.rank]
-    return tensors
+    """Views of what the forms of ``structure`` read, by their names in an adapter file."""
+    return {
+        f"layers.{name}.{key}": view
+        for name, place in structure.items()
+        for gene, form in place.items()
+        if form.kind != "none"
+        for key, view in net.places[name].views(gene, form).items()
+    }
 
 
 def write_file(path: str | Path, kind: str, tensors: Mapping[str, Tensor], values: dict[str, Any]) -> None:

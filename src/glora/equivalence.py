@@ -31,12 +31,11 @@ class Equivalence:
 
     def canonical(self, structure: Structure) -> Structure:
         """The structure without the forms that do nothing."""
-        return Structure(
-            {
-                name: {t: str(form) for t, form in own.items() if form.kind != "none" and not self._idle(name, t, form)}
-                for name, own in structure.items()
-            }
-        )
+        layers = {
+            name: {t: str(form) for t, form in own.items() if form.kind != "none" and not self._idle(name, t, form)}
+            for name, own in structure.layers.items()
+        }
+        return Structure({name: layers.get(name, place) for name, place in structure.items()})
 
     def _idle(self, name: str, tensor: str, form: Form) -> bool:
         gene = name, tensor, form

@@ -186,7 +186,7 @@ def _check_made(strategy: Strategy, net: GLoRAModel, budget: int | None) -> None
 
 def _scored_by(net: GLoRAModel, supernet: Sequence[Tensor], parts: Sequence[Samples]) -> dict[str, str]:
     """Digests of what the scores depend on: the supernet or supernets, their backbone, and the validation data."""
-    gains = {name: dict(layer.support.gains) for name, layer in net.layers.items()}
+    gains = {name: place.gains for name, place in net.places.items()}
     fixed = json.dumps([fingerprint(net), gains], sort_keys=True)
     return {
         "supernet": tensors_digest(supernet),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from glora.layers import AdaptedLayer
-from glora.structure import LayerStructure
+from glora.structure import PlaceStructure
 
 __all__ = ["Folds"]
 
@@ -26,7 +26,7 @@ class Folds:
 
     def __init__(self, dtype: torch.dtype | None = None) -> None:
         self._dtype = dtype
-        self._held: dict[str, tuple[LayerStructure, tuple[Tensor, Tensor | None]]] = {}
+        self._held: dict[str, tuple[PlaceStructure, tuple[Tensor, Tensor | None]]] = {}
         self._buffers: dict[str, Tensor] = {}
 
     def of(self, name: str, layer: AdaptedLayer) -> tuple[Tensor, Tensor | None] | None:

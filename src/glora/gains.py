@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from glora.errors import ConfigError, near_miss
-from glora.space import LayerShape
+from glora.shapes import LayerShape
 from glora.structure import TENSORS
 
 __all__ = ["GainPolicy", "check_gains", "layer_gains"]
@@ -26,7 +26,10 @@ GainPolicy = Literal["balanced", "paper"]
 
 # A bias of zeros would ask for an infinite gain of D, of which no step could move the output anyway.
 _LARGEST = 30.0
-_KEYS = tuple(f"{tensor}.{kind}" for tensor in TENSORS for kind in ("rank", "vector", "scalar", "mul"))
+_KEYS = (
+    *(f"{tensor}.{kind}" for tensor in TENSORS for kind in ("rank", "vector", "scalar", "mul")),
+    *("prompt.tokens", "adapter.bottleneck", "adapter.serial"),
+)
 
 
 @torch.no_grad()

@@ -99,7 +99,7 @@ def open_classifier(source: str | Path, checkpoint: str | None = None, model: st
     path = adapter_of(source)
     kind, values = read_metadata(path)
     if kind == "adapter":
-        plain = open_adapter(path, checkpoint, model).merge(inplace=True)
+        plain = open_adapter(path, checkpoint, model).merge(inplace=True, keep_hybrids=True)
     elif kind == "merged":
         arguments = _arguments(values, path) | {"checkpoint": None}
         arguments |= {} if model is None else {"name": model}

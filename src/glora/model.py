@@ -16,8 +16,10 @@ from torch.utils.hooks import RemovableHandle
 from glora.errors import ConfigError, MergeError, StructureError, TargetError
 from glora.folds import Folds
 from glora.gains import GainPolicy, check_gains, layer_gains
-from glora.layers import KINDS, AdaptedLayer, Scratch
+from glora.layers import KINDS, AdaptedBlock, AdaptedLayer, Place, Scratch
+from glora.layers.block import BLOCK_GAINS, Tokens, adapt_blocks, find_blocks
 from glora.layers.recompute import watch
+from glora.shapes import BlockShape
 from glora.space import BiasPolicy, BoundSpace, SearchSpace
 from glora.structure import Structure
 from glora.targets import Layers, find_targets, resolve_heads
@@ -41,7 +43,7 @@ def adapt(
     """Put support tensors on the layers of a pretrained model, in place, and freeze the rest.
 
     Everything but the support tensors and the head is frozen; the model computes what it did before, to the bit,
-    until something is trained. ``print(net)`` says what was adapted, what was skipped and why.
+    until something is trained or a prompt acts. ``print(net)`` says what was adapted, what was skipped and why.
 
     Args:
         model: any module with linear layers; the backbone is never copied.
@@ -56,10 +58,11 @@ def adapt(
             mapping does not name is 1.
         recompute: keep less for backward: outputs of norms and activations (``torch.nn``'s) that an adapted layer
             needs again are computed once more from what those modules keep anyway; the gradients are the same.
-        seed: of the initial low-rank factors.
+        seed: of the initial low-rank factors, prompts and adapters.
 
     Raises:
-        TargetError: if nothing can be adapted, a pattern matches nothing, or no head is found.
+        TargetError: if nothing can be adapted, a pattern matches nothing, or no head is found; if the space has prompts
+            or adapters and the model is none of timm's plain vision transformers.
         StructureError: if the space does not fit the layers.
         ConfigError: for an unknown policy, or gains of layers that are not adapted.
     """
@@ -68,10 +71,11 @@ def adapt(
     space = SearchSpace() if space is None else space
     heads = resolve_heads(model, head, num_classes)
     targets = find_targets(model, layers, heads)
+    blocks = find_blocks(model) if space.is_hybrid else {}
     shapes = {name: KINDS[type(module)].shape_of(module) for name, module in targets.modules.items()}
-    bound = space.bind(shapes, bias)
+    bound = space.bind({**shapes, **{name: BlockShape(Tokens.of(model).width) for name in blocks}}, bias)
     if isinstance(gains, Mapping):
-        check_gains(gains, targets.modules)
+        check_gains(gains, bound.shapes)
     before = Flags.of(model)
     # An in-place activation would overwrite an output that a layer keeps for backward.
     in_place = any(getattr(module, "inplace", False) is True for module in model.modules())
@@ -89,11 +93,16 @@ def adapt(
         layer = KINDS[type(module)](module, forms, own, scratch, not in_place, generator)
         layer.training = module.training
         adapted[name] = layer
+    own_gains = gains if isinstance(gains, Mapping) else dict.fromkeys(blocks, BLOCK_GAINS)
+    extended = adapt_blocks(model, {name: space.block_choices(name) for name in blocks}, own_gains, seed)
     model.requires_grad_(False)
-    for layer in adapted.values():
-        layer.support.requires_grad_(True)
+    for place in (*adapted.values(), *extended.values()):
+        for parameter in place.stored().values():
+            parameter.requires_grad_(True)
     _replace(model, {targets.modules[name]: layer for name, layer in adapted.items()})
-    net = GLoRAModel(model, bound, adapted, heads, targets.skipped, before, watch(model) if recompute else [])
+    _replace(model, {block.original: block.module for block in extended.values()})
+    hooks = watch(model) if recompute else []
+    net = GLoRAModel(model, bound, adapted, heads, targets.skipped, before, hooks, extended)
     if bound.cardinality == 1:
         net.activate(bound.sample(random.Random(0)))
     return net
@@ -115,11 +124,14 @@ class GLoRAModel(Trainable):
         skipped: tuple[tuple[str, str], ...],
         flags: Flags,
         watching: Sequence[RemovableHandle] = (),
+        blocks: Mapping[str, AdaptedBlock] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.bound = bound
         self.layers: Mapping[str, AdaptedLayer] = layers
+        self.blocks: Mapping[str, AdaptedBlock] = dict(blocks or {})
+        self._places: dict[str, Place] = {**self.layers, **self.blocks}
         self.head_names = heads
         self.recipe: Mapping[str, Any] = {}  # space and gains say it all
         self.skipped = skipped
@@ -139,12 +151,17 @@ class GLoRAModel(Trainable):
         """The allowed forms."""
         return self.bound.space
 
+    @property
+    def places(self) -> Mapping[str, Place]:
+        """The adapted layers, and the blocks that may have prompts and adapters."""
+        return self._places
+
     def adapter_parameters(self) -> dict[str, nn.Parameter]:
-        """Every stored support parameter, by qualified name in the model."""
+        """Every stored parameter of support tensors, prompts and adapters, by qualified name in the model."""
         return {
-            f"{name}.support.{key}": parameter
-            for name, layer in self.layers.items()
-            for key, parameter in layer.support.named_parameters()
+            f"{name}.{key}": parameter
+            for name, place in self.places.items()
+            for key, parameter in place.stored().items()
         }
 
     # Structures
@@ -164,15 +181,15 @@ class GLoRAModel(Trainable):
         self.bound.check_layers(structure)
         before = self._active
         try:
-            for name, layer in self.layers.items():
-                if layer.structure != structure[name]:
+            for name, place in self.places.items():
+                if place.structure != structure[name]:
                     try:
-                        layer.activate(structure[name])
+                        place.activate(structure[name])
                     except StructureError as error:
                         raise StructureError(f"{name}: {error}") from None
         except StructureError:
-            for name, layer in self.layers.items():
-                layer.activate(before[name])
+            for name, place in self.places.items():
+                place.activate(before[name])
             raise
         self._active = structure
 
@@ -213,11 +230,12 @@ class GLoRAModel(Trainable):
     # Running
 
     def uncalled(self) -> tuple[str, ...]:
-        """Adapted layers that the model has never called since ``adapt``: their support tensors did not act.
+        """Adapted layers and blocks that the model has never called since ``adapt``: their support tensors did not act.
 
         Worth asking after a first forward: a model may use a layer's weight without calling the layer.
         """
-        return tuple(name for name, layer in self.layers.items() if not layer.called)
+        layers = [name for name, layer in self.layers.items() if not layer.called]
+        return (*layers, *(name for name, block in self.blocks.items() if not block.called))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the model gives, with the active support tensors."""
@@ -234,7 +252,13 @@ class GLoRAModel(Trainable):
 
     # Leaving
 
-    def merge(self, structure: Structure | None = None, alpha: float = 1.0, inplace: bool = False) -> nn.Module:
+    def merge(
+        self,
+        structure: Structure | None = None,
+        alpha: float = 1.0,
+        inplace: bool = False,
+        keep_hybrids: bool = False,
+    ) -> nn.Module:
         """Fold a subnet into the weights: the plain model, of the original class with the original keys.
 
         Args:
@@ -242,18 +266,22 @@ class GLoRAModel(Trainable):
             alpha: interpolates in weight space between the pretrained (0) and the tuned backbone (1), which helps
                 under distribution shift; the head is the trained one throughout.
             inplace: reuse this model, which is no longer a ``GLoRAModel`` afterwards, instead of a copy.
+            keep_hybrids: where blocks have prompts or adapters, which are no change of a weight, merge all else and
+                leave these in; what comes out is then no plain model.
 
         Returns:
             The plain model, on the same device and in the training mode that the model had before ``adapt``.
             A layer without a bias whose C or E acts gets one; :meth:`created_biases` lists them.
 
         Raises:
-            MergeError: naming the layer, if a merged weight is not finite; then nothing has changed.
+            MergeError: naming the layer, if a merged weight is not finite; naming the blocks, if they have prompts or
+                adapters and ``keep_hybrids`` is not set, or alpha is not 1; then nothing has changed.
         """
         self._check_live()
         structure = self._active if structure is None else structure
         self.bound.check_layers(structure)
-        plain: dict[str, nn.Module] = {}
+        _check_hybrids(structure, alpha, keep_hybrids)
+        plain = {name: block.cut(structure[name]) for name, block in self.blocks.items()}
         for name, layer in self.layers.items():
             if structure[name].is_none:
                 plain[name] = layer.original
@@ -270,6 +298,8 @@ class GLoRAModel(Trainable):
             return self._release(plain)
         memo: dict[int, Any] = {id(layer): plain[name] for name, layer in self.layers.items() if name in structure}
         memo |= {id(layer): copy.deepcopy(plain[name]) for name, layer in self.layers.items() if name not in structure}
+        for name, block in self.blocks.items():
+            memo[id(block.module)] = copy.deepcopy(plain[name], memo)
         with self._unwatched():
             return self._flags.restore(copy.deepcopy(self.model, memo))
 
@@ -278,7 +308,7 @@ class GLoRAModel(Trainable):
         structure = self._active if structure is None else structure
         return tuple(
             name
-            for name, layer in structure.items()
+            for name, layer in structure.layers.items()
             if not self.layers[name].shape.has_bias and (layer.C.kind != "none" or layer.E.kind != "none")
         )
 
@@ -295,12 +325,13 @@ class GLoRAModel(Trainable):
         self._check_live()
         for name, head in self.heads.items():
             head.load_state_dict(self._heads_before[name])
-        return self._release({name: layer.original for name, layer in self.layers.items()})
+        return self._release({name: place.original for name, place in self.places.items()})
 
     def _release(self, modules: Mapping[str, nn.Module]) -> nn.Module:
         for handle in self._watching:
             handle.remove()
-        _replace(self.model, {self.layers[name]: module for name, module in modules.items()})
+        _replace(self.model, {layer: modules[name] for name, layer in self.layers.items()})
+        _replace(self.model, {block.module: modules[name] for name, block in self.blocks.items()})
         self._live = False
         return self._flags.restore(self.model)
 
@@ -323,6 +354,17 @@ class GLoRAModel(Trainable):
         from glora.summary import summary  # here, because the summary is made of a GLoRAModel
 
         return summary(self)
+
+
+def _check_hybrids(structure: Structure, alpha: float, keep_hybrids: bool) -> None:
+    """Raise MergeError if blocks have what cannot be merged, unless they may keep it."""
+    if not structure.blocks:
+        return
+    what = f"{', '.join(structure.blocks)}: prompts and adapters cannot be merged into weights"
+    if not keep_hybrids:
+        raise MergeError(f"{what}; with keep_hybrids all else is merged and they are left in")
+    if alpha != 1.0:
+        raise MergeError(f"{what}, so that there is nothing between pretrained and tuned ones: leave alpha at 1")
 
 
 def _replace(model: nn.Module, modules: Mapping[nn.Module, nn.Module]) -> None:

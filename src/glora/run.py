@@ -179,12 +179,14 @@ class Run:
         """Write ``merged.safetensors``, verified against the adapted model on validation images."""
         path, net = self.folder / "merged.safetensors", self.tune()
         inputs = self.data.val.inputs(torch.arange(min(len(self.data.val), self.config.eval_batch_size)))
-        plain, figures = verified_merge(net, inputs)
+        plain, figures = verified_merge(net, inputs, keep_hybrids=True)
         about: dict[str, Any] = {"structure": net.active.to_dict(), "alpha": 1.0, "verification": figures}
         if soup := read_metadata(self.folder / "adapter.safetensors").values.get("soup"):
             about["soup"] = soup
         if created := net.created_biases():
             self.progress.say(f"merge: biases that the pretrained model did not have: {', '.join(created)}")
+        if kept := net.active.blocks:
+            self.progress.say(f"merge: no plain model, as prompts or adapters stay in {', '.join(kept)}")
         save_merged(plain, path, self.extra() | about)
         self.metrics.update(verification=figures)
         return path
@@ -323,7 +325,13 @@ class Run:
     def _write_structure(self, found: SearchResult) -> None:
         bound = self.net.bound
         layers = [{key: row[key] for key in ("name", "kind", "out", "in", "bias")} for row in layer_rows(self.net)]
-        about = {"layers": layers, "space": bound.space.to_dict(), "budget": self.config.limit}
+        blocks = [{"name": name, "width": block.shape.width} for name, block in self.net.blocks.items()]
+        about = {
+            "layers": layers,
+            **({"blocks": blocks} if blocks else {}),
+            "space": bound.space.to_dict(),
+            "budget": self.config.limit,
+        }
         value = {"format": 1, **found.to_dict(), **about, "range": [bound.smallest, bound.largest]}
         if found.soup is not None:
             value["soup"] |= {"size": self.size, "structure": blended_structure(found.soup).to_dict()}

@@ -7,53 +7,59 @@ import math
 import random
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from glora.errors import BudgetError, StructureError, near_miss
-from glora.structure import TENSORS, Form, LayerStructure, Structure, check_form
+from glora.shapes import BlockShape, LayerShape, Shape
+from glora.structure import PARTS, TENSORS, Form, LayerStructure, Structure, check_form
 
-__all__ = ["BoundSpace", "LayerShape", "SearchSpace"]
+__all__ = ["BoundSpace", "SearchSpace"]
 
 Forms = str | Form | Iterable[str | Form]
 BiasPolicy = Literal["create", "keep"]
-
-
-@dataclass(frozen=True, slots=True)
-class LayerShape:
-    """What a layer's support tensors are sized by: its weight seen as ``out`` x ``in`` and whether it has a bias."""
-
-    out_features: int
-    in_features: int
-    has_bias: bool = True
-
-    def size(self, tensor: str, form: Form) -> int:
-        """Parameters of support tensor ``tensor`` in ``form`` (table in docs/method.md)."""
-        if form.kind == "none":
-            return 0
-        if form.kind == "scalar":
-            return 1
-        if form.kind == "vector":
-            return self.in_features if tensor == "C" else self.out_features
-        if form.kind == "mul":
-            return 2 * form.rank * self.in_features
-        if tensor == "C":
-            return form.rank * (self.in_features + 1)
-        return form.rank * (self.out_features + self.in_features)
+_ENTRIES = ("rank", "layers", "prompts", "adapters", "blocks")
 
 
 def _forms(tensor: str, given: Forms) -> tuple[Form, ...]:
     items = [given] if isinstance(given, str | Form) else list(given)
     forms = tuple(dict.fromkeys(Form.parse(item) for item in items))
     if not forms:
-        raise StructureError(f"support tensor {tensor} needs at least one form in a search space: give ['none']")
+        what = f"support tensor {tensor}" if tensor in TENSORS else f"the {tensor} of a block"
+        raise StructureError(f"{what} needs at least one form in a search space: give ['none']")
     for form in forms:
         check_form(tensor, form)
     return forms
 
 
+def _patterns(
+    given: Mapping[str, Mapping[str, Forms]] | None, genes: tuple[str, ...], known: str
+) -> dict[str, dict[str, tuple[Form, ...]]]:
+    """Forms by glob and gene, read and checked."""
+    found = {}
+    for pattern, changed in (given or {}).items():
+        if unknown := sorted(set(changed) - set(genes)):
+            raise StructureError(f"pattern {pattern!r} names {unknown[0]!r}; {known}")
+        found[pattern] = {name: _forms(name, forms) for name, forms in changed.items()}
+    return found
+
+
+def _first_match(
+    patterns: Mapping[str, dict[str, tuple[Form, ...]]], name: str, otherwise: dict[str, tuple[Form, ...]]
+) -> dict[str, tuple[Form, ...]]:
+    for pattern, changed in patterns.items():
+        if fnmatch.fnmatchcase(name, pattern):
+            return {**otherwise, **changed}
+    return otherwise
+
+
+def _texts(forms: Iterable[Form]) -> list[str]:
+    return [str(form) for form in forms]
+
+
 class SearchSpace:
     """The forms that each support tensor may take, the same for all layers or by layer pattern.
+
+    And, if wished, the prompts and adapters that each block may have: hybrids, see docs/hybrids.md.
 
     Args:
         rank: the rank of the low-rank forms in the defaults of A and B.
@@ -61,12 +67,16 @@ class SearchSpace:
             C {vector, none}, D and E {vector, scalar, none}: 288 layer structures a layer.
         layers: for layers whose name matches a glob, the tensors whose forms differ from the above,
             ``{"*.fc1": {"B": ["rank-8", "none"]}}``; the first matching glob counts.
+        prompts: of every block, ``["none", "tokens-5", "tokens-10"]``; none by default.
+        adapters: of every block, ``["none", "bottleneck-4", "serial-8"]``; none by default.
+        blocks: for blocks whose name matches a glob, what differs from the above,
+            ``{"blocks.[0-5]": {"prompt": ["none"]}}``; the first matching glob counts.
 
     Raises:
-        StructureError: for a form that the tensor cannot have, or an empty set of forms.
+        StructureError: for a form that the tensor or block cannot have, or an empty set of forms.
     """
 
-    __slots__ = ("forms", "layers", "rank")
+    __slots__ = ("blocks", "forms", "layers", "parts", "rank")
 
     def __init__(
         self,
@@ -78,6 +88,9 @@ class SearchSpace:
         D: Forms | None = None,
         E: Forms | None = None,
         layers: Mapping[str, Mapping[str, Forms]] | None = None,
+        prompts: Forms = Form.NONE,
+        adapters: Forms = Form.NONE,
+        blocks: Mapping[str, Mapping[str, Forms]] | None = None,
     ) -> None:
         if rank < 1:
             raise StructureError(f"the rank of a search space is 1 or more, not {rank}")
@@ -89,11 +102,9 @@ class SearchSpace:
         self.forms: dict[str, tuple[Form, ...]] = {
             name: defaults[name] if forms is None else _forms(name, forms) for name, forms in given.items()
         }
-        self.layers: dict[str, dict[str, tuple[Form, ...]]] = {}
-        for pattern, changed in (layers or {}).items():
-            if unknown := sorted(set(changed) - set(TENSORS)):
-                raise StructureError(f"pattern {pattern!r} names {unknown[0]!r}; support tensors are A, B, C, D and E")
-            self.layers[pattern] = {name: _forms(name, forms) for name, forms in changed.items()}
+        self.layers = _patterns(layers, TENSORS, "support tensors are A, B, C, D and E")
+        self.parts = {"prompt": _forms("prompt", prompts), "adapter": _forms("adapter", adapters)}
+        self.blocks = _patterns(blocks, PARTS, "blocks have a prompt and an adapter")
 
     @classmethod
     def paper(cls, rank: int = 4) -> SearchSpace:
@@ -109,44 +120,59 @@ class SearchSpace:
     @classmethod
     def of(cls, structure: Structure) -> SearchSpace:
         """The space with one point, ``structure``: what an adapter file needs."""
-        rank = max((form.rank for layer in structure.values() for _, form in layer.items()), default=0)
-        escaped = {re.sub(r"([*?[])", r"[\1]", name): layer for name, layer in structure.items()}
+        rank = max((form.rank for layer in structure.layers.values() for _, form in layer.items()), default=0)
         none = {name: Form.NONE for name in TENSORS}
-        return cls(max(rank, 1), **none, layers={name: dict(layer.items()) for name, layer in escaped.items()})
+        layers, blocks = (
+            {re.sub(r"([*?[])", r"[\1]", name): dict(place.items()) for name, place in places.items()}
+            for places in (structure.layers, structure.blocks)
+        )
+        return cls(max(rank, 1), **none, layers=layers, blocks=blocks)
 
     def choices(self, layer: str) -> dict[str, tuple[Form, ...]]:
         """Allowed forms of each support tensor of the layer called ``layer``."""
-        for pattern, changed in self.layers.items():
-            if fnmatch.fnmatchcase(layer, pattern):
-                return {**self.forms, **changed}
-        return self.forms
+        return _first_match(self.layers, layer, self.forms)
+
+    def block_choices(self, block: str) -> dict[str, tuple[Form, ...]]:
+        """Allowed forms of the prompt and the adapter of the block called ``block``."""
+        return _first_match(self.blocks, block, self.parts)
+
+    @property
+    def is_hybrid(self) -> bool:
+        """Whether any block may have a prompt or an adapter."""
+        return any(forms != (Form.NONE,) for parts in (self.parts, *self.blocks.values()) for forms in parts.values())
 
     def contains(self, structure: Structure) -> bool:
-        """Whether every layer that ``structure`` names has allowed forms."""
-        return all(form in self.choices(name)[t] for name, layer in structure.items() for t, form in layer.items())
+        """Whether every layer and block that ``structure`` names has allowed forms."""
+        layers = all(f in self.choices(name)[t] for name, own in structure.layers.items() for t, f in own.items())
+        return layers and all(
+            f in self.block_choices(name)[t] for name, own in structure.blocks.items() for t, f in own.items()
+        )
 
     def cardinality(self, layers: Iterable[str]) -> int:
-        """The number of structures over the named layers (exact, often beyond a float)."""
+        """The number of structures over the named layers, blocks apart (exact, often beyond a float)."""
         return math.prod(len(forms) for name in layers for forms in self.choices(name).values())
 
     def sample(self, generator: random.Random, layers: Iterable[str]) -> Structure:
-        """Draw every form of every named layer independently and uniformly (the supernet's draw)."""
+        """Draw every form of every named layer independently and uniformly; blocks need :meth:`bind`."""
         return Structure(
             {name: LayerStructure(**{t: generator.choice(f) for t, f in self.choices(name).items()}) for name in layers}
         )
 
-    def bind(self, shapes: Mapping[str, LayerShape], bias: BiasPolicy = "create") -> BoundSpace:
-        """This space on the layers of one model, with sizes. See :class:`BoundSpace`."""
+    def bind(self, shapes: Mapping[str, Shape], bias: BiasPolicy = "create") -> BoundSpace:
+        """This space on the layers and blocks of one model, with sizes. See :class:`BoundSpace`."""
         return BoundSpace(self, shapes, bias)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a file; :meth:`from_dict` gives an equal space back."""
-        value: dict[str, Any] = {"rank": self.rank, **{t: [str(f) for f in forms] for t, forms in self.forms.items()}}
-        if self.layers:
-            value["layers"] = {
-                pattern: {t: [str(f) for f in forms] for t, forms in changed.items()}
-                for pattern, changed in self.layers.items()
-            }
+        value: dict[str, Any] = {"rank": self.rank, **{t: _texts(forms) for t, forms in self.forms.items()}}
+        for part, forms in self.parts.items():
+            if forms != (Form.NONE,):
+                value[f"{part}s"] = _texts(forms)
+        for key, patterns in (("layers", self.layers), ("blocks", self.blocks)):
+            if patterns:
+                value[key] = {
+                    pattern: {t: _texts(forms) for t, forms in changed.items()} for pattern, changed in patterns.items()
+                }
         return value
 
     @classmethod
@@ -156,15 +182,20 @@ class SearchSpace:
         Raises:
             StructureError: for an unknown key or a wrong form.
         """
-        if unknown := sorted(set(value) - {"rank", "layers", *TENSORS}):
-            near = near_miss(unknown[0], ("rank", "layers"))
-            raise StructureError(f"a search space has no entry {unknown[0]!r}: it has rank, A to E and layers{near}")
+        if unknown := sorted(set(value) - {*_ENTRIES, *TENSORS}):
+            raise StructureError(
+                f"a search space has no entry {unknown[0]!r}: it has rank, A to E and layers, and for hybrids prompts, "
+                f"adapters and blocks{near_miss(unknown[0], _ENTRIES)}"
+            )
         return cls(**value)
 
     def _key(self) -> tuple[object, ...]:
         # The order of the patterns counts, as the first that matches does.
-        layers = tuple((pattern, tuple(sorted(changed.items()))) for pattern, changed in self.layers.items())
-        return (self.rank, tuple(self.forms.items()), layers)
+        layers, blocks = (
+            tuple((pattern, tuple(sorted(changed.items()))) for pattern, changed in patterns.items())
+            for patterns in (self.layers, self.blocks)
+        )
+        return (self.rank, tuple(self.forms.items()), layers, tuple(self.parts.items()), blocks)
 
     def __eq__(self, other: object) -> bool:
         return self._key() == other._key() if isinstance(other, SearchSpace) else NotImplemented
@@ -173,9 +204,12 @@ class SearchSpace:
         return hash(self._key())
 
     def __repr__(self) -> str:
-        parts = [f"{t}=[{', '.join(map(str, forms))}]" for t, forms in self.forms.items()]
+        named = self.forms | {f"{part}s": forms for part, forms in self.parts.items() if forms != (Form.NONE,)}
+        parts = [f"{t}=[{', '.join(map(str, forms))}]" for t, forms in named.items()]
         if self.layers:
             parts.append(f"layers={list(self.layers)}")
+        if self.blocks:
+            parts.append(f"blocks={list(self.blocks)}")
         return f"SearchSpace(rank={self.rank}, {', '.join(parts)})"
 
 
@@ -195,34 +229,42 @@ class BoundSpace:
 
     __slots__ = ("_choices", "_costs", "bias", "shapes", "space")
 
-    def __init__(self, space: SearchSpace, shapes: Mapping[str, LayerShape], bias: BiasPolicy = "create") -> None:
+    def __init__(self, space: SearchSpace, shapes: Mapping[str, Shape], bias: BiasPolicy = "create") -> None:
         self.space = space
         self.shapes = dict(shapes)
         self.bias = bias
-        for pattern in space.layers:
-            if not any(fnmatch.fnmatchcase(name, pattern) for name in shapes):
-                raise StructureError(f"pattern {pattern!r} of the search space matches none of the adapted layers")
+        for patterns, kind, what in (
+            (space.layers, LayerShape, "adapted layers"),
+            (space.blocks, BlockShape, "model's blocks"),
+        ):
+            names = [name for name, shape in shapes.items() if isinstance(shape, kind)]
+            for pattern in patterns:
+                if not fnmatch.filter(names, pattern):
+                    raise StructureError(f"pattern {pattern!r} of the search space matches none of the {what}")
         self._choices: dict[tuple[str, str], tuple[Form, ...]] = {}
         self._costs: dict[tuple[str, str], dict[Form, int]] = {}
         for name, shape in self.shapes.items():
-            for tensor, forms in space.choices(name).items():
-                if not shape.has_bias and (tensor == "D" or (bias == "keep" and tensor in "CE")):
-                    forms = (Form.NONE,)
+            for tensor, forms in _offered(space, name, shape, bias).items():
                 self._choices[name, tensor] = forms
                 self._costs[name, tensor] = {form: shape.size(tensor, form) for form in forms}
 
     @property
     def layers(self) -> tuple[str, ...]:
         """The adapted layers' names, in the model's order."""
-        return tuple(self.shapes)
+        return tuple(name for name, shape in self.shapes.items() if isinstance(shape, LayerShape))
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """The names of the blocks that may have prompts or adapters, in the model's order."""
+        return tuple(name for name, shape in self.shapes.items() if isinstance(shape, BlockShape))
 
     @property
     def genes(self) -> tuple[tuple[str, str], ...]:
-        """Every (layer, support tensor) pair, in order: the coordinates of a structure."""
+        """Every (layer, support tensor) and (block, part) pair, in order: the coordinates of a structure."""
         return tuple(self._choices)
 
     def choices(self, layer: str, tensor: str) -> tuple[Form, ...]:
-        """Allowed forms of one support tensor of one layer."""
+        """Allowed forms of one support tensor of one layer, or part of one block."""
         return self._choices[layer, tensor]
 
     def cost(self, layer: str, tensor: str, form: Form) -> int:
@@ -255,7 +297,9 @@ class BoundSpace:
 
     def contains(self, structure: Structure) -> bool:
         """Whether every form of every layer is among the choices."""
-        if any(name not in self.shapes for name in structure):
+        try:
+            self.check_layers(structure)
+        except StructureError:
             return False
         return all(structure[name][tensor] in forms for (name, tensor), forms in self._choices.items())
 
@@ -264,7 +308,9 @@ class BoundSpace:
         self.check_layers(structure)
         for (name, tensor), forms in self._choices.items():
             if (form := structure[name][tensor]) not in forms:
-                why = "the layer has no bias" if not self.shapes[name].has_bias and tensor in "CDE" else "allowed"
+                shape = self.shapes[name]
+                biased = isinstance(shape, BlockShape) or shape.has_bias or tensor in "AB"
+                why = "allowed" if biased else "the layer has no bias"
                 allowed = ", ".join(map(str, forms))
                 raise StructureError(f"{name}: {tensor}={form} is not in the search space ({why}: {allowed})")
 
@@ -285,13 +331,27 @@ class BoundSpace:
         layers: dict[str, dict[str, Form]] = {}
         for (name, tensor), form in forms.items():
             layers.setdefault(name, {})[tensor] = form
-        return Structure({name: LayerStructure(**chosen) for name, chosen in layers.items()})
+        return Structure({name: self.shapes[name].structure(**chosen) for name, chosen in layers.items()})
 
     def check_layers(self, structure: Structure) -> None:
-        """Raise StructureError for a layer that is not adapted."""
-        for name in structure:
-            if name not in self.shapes:
-                raise StructureError(f"layer {name!r} is not adapted; the adapted layers are {_some(self.layers)}")
+        """Raise StructureError for a layer or block that is not adapted."""
+        for name, place in structure.items():
+            shape = self.shapes.get(name)
+            if shape is None or not isinstance(place, shape.structure):
+                if isinstance(place, LayerStructure):
+                    raise StructureError(f"layer {name!r} is not adapted; the adapted layers are {_some(self.layers)}")
+                raise StructureError(
+                    f"block {name!r} cannot have a prompt or an adapter here; those that can are "
+                    f"{_some(self.blocks) or 'none'}"
+                )
+
+
+def _offered(space: SearchSpace, name: str, shape: Shape, bias: BiasPolicy) -> dict[str, tuple[Form, ...]]:
+    """The forms that ``space`` allows in a place, but for those that need a bias where there is none."""
+    if isinstance(shape, BlockShape):
+        return space.block_choices(name)
+    dropped = "" if shape.has_bias else "CDE" if bias == "keep" else "D"
+    return {t: (Form.NONE,) if t in dropped else forms for t, forms in space.choices(name).items()}
 
 
 def _some(names: tuple[str, ...], most: int = 6) -> str:

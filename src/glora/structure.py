@@ -1,4 +1,4 @@
-"""Forms, layer structures and structures: what a subnet is, as values (no torch).
+"""Forms, what each layer and block has of them, and structures: what a subnet is, as values (no torch).
 
 The words are those of the paper (arXiv 2306.07967) and its code, except that its *constant* is our
 ``scalar`` and its ``LoRA_<r>`` our ``rank-<r>``; both spellings are understood on input.
@@ -9,16 +9,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, final
 
 from glora.errors import StructureError, near_miss
 
-__all__ = ["TENSORS", "Form", "LayerStructure", "Structure"]
+__all__ = ["PARTS", "TENSORS", "BlockStructure", "Form", "LayerStructure", "PlaceStructure", "Structure"]
 
-Kind = Literal["none", "scalar", "vector", "rank", "mul"]
+Kind = Literal["none", "scalar", "vector", "rank", "mul", "tokens", "bottleneck", "serial"]
 
 TENSORS: tuple[str, ...] = ("A", "B", "C", "D", "E")
+PARTS: tuple[str, ...] = ("prompt", "adapter")
+_WRITTEN = ("none", "scalar", "vector", "rank-<r>", "mul-<r>", "tokens-<n>", "bottleneck-<h>", "serial-<h>")
 
 _KINDS: dict[str, frozenset[str]] = {
     "A": frozenset({"none", "scalar", "vector", "rank", "mul"}),
@@ -26,8 +28,11 @@ _KINDS: dict[str, frozenset[str]] = {
     "C": frozenset({"none", "vector", "rank"}),
     "D": frozenset({"none", "scalar", "vector"}),
     "E": frozenset({"none", "scalar", "vector"}),
+    "prompt": frozenset({"none", "tokens"}),
+    "adapter": frozenset({"none", "bottleneck", "serial"}),
 }
-_RANKED = re.compile(r"(rank|mul)-([1-9]\d*)")
+_COUNTED = ("rank", "mul", "tokens", "bottleneck", "serial")
+_RANKED = re.compile(rf"({'|'.join(_COUNTED)})-([1-9]\d*)")
 _PAPER = re.compile(r"lora_([1-9]\d*)", re.IGNORECASE)
 
 
@@ -35,7 +40,8 @@ _PAPER = re.compile(r"lora_([1-9]\d*)", re.IGNORECASE)
 class Form:
     """The shape of one support tensor: ``none``, ``scalar``, ``vector``, ``rank-<r>`` or, for A only, ``mul-<r>``.
 
-    ``str(form)`` and :meth:`parse` are exact inverses.
+    Or what a block has beside its layers: ``tokens-<n>`` of a prompt, ``bottleneck-<h>`` or ``serial-<h>`` of an
+    adapter; ``rank`` is then the number of tokens or hidden units. ``str(form)`` and :meth:`parse` are exact inverses.
     """
 
     kind: Kind
@@ -46,10 +52,12 @@ class Form:
     VECTOR: ClassVar[Form]
 
     def __post_init__(self) -> None:
-        ranked = self.kind in ("rank", "mul")
-        if self.kind not in _KINDS["A"] or ranked != (self.rank > 0) or self.rank < 0:
+        counted = self.kind in _COUNTED
+        known = counted or self.kind in ("none", "scalar", "vector")
+        if not known or counted != (self.rank > 0) or self.rank < 0:
             raise StructureError(
-                f"no form with kind {self.kind!r} and rank {self.rank}: only 'rank' and 'mul' have a rank, of 1 or more"
+                f"no form with kind {self.kind!r} and rank {self.rank}: only 'rank' and 'mul' have a rank, of 1 or "
+                "more, and so have 'tokens', 'bottleneck' and 'serial' of blocks"
             )
 
     @classmethod
@@ -70,8 +78,8 @@ class Form:
         if found := _PAPER.fullmatch(str(text)):
             return cls("rank", int(found[1]))
         raise StructureError(
-            f"unknown form {text!r}: write none, scalar, vector, rank-<r> or mul-<r>, e.g. rank-4"
-            + near_miss(text, ("none", "scalar", "vector", "rank-<r>", "mul-<r>"))
+            f"unknown form {text!r}: write none, scalar, vector, rank-<r> or mul-<r>, e.g. rank-4; or tokens-<n> for "
+            f"the prompt of a block, bottleneck-<h> or serial-<h> for its adapter{near_miss(text, _WRITTEN)}"
         )
 
     @classmethod
@@ -87,14 +95,55 @@ Form.NONE, Form.SCALAR, Form.VECTOR = Form("none"), Form("scalar"), Form("vector
 
 
 def check_form(tensor: str, form: Form) -> None:
-    """Raise StructureError unless support tensor ``tensor`` can have ``form``."""
+    """Raise StructureError unless support tensor ``tensor``, or a block's ``prompt`` or ``adapter``, can have it."""
     if form.kind not in _KINDS[tensor]:
-        allowed = ", ".join(f"{k}-<r>" if k in ("rank", "mul") else k for k in sorted(_KINDS[tensor]))
-        raise StructureError(f"support tensor {tensor} cannot have the form {form}: choose from {allowed}")
+        allowed = ", ".join(f"{k}-<r>" if k in _COUNTED else k for k in sorted(_KINDS[tensor]))
+        what = f"support tensor {tensor}" if tensor in TENSORS else f"the {tensor} of a block"
+        raise StructureError(f"{what} cannot have the form {form}: choose from {allowed}")
 
 
+class PlaceStructure:
+    """The forms of what one place of a model, a layer or a block, has of its own (abstract)."""
+
+    __slots__ = ()
+    genes: ClassVar[tuple[str, ...]] = ()
+    """What has a form in such a place, in order."""
+
+    def __getitem__(self, gene: str) -> Form:
+        if gene not in _KINDS:
+            raise StructureError(
+                f"no support tensor {gene!r}: they are A, B, C, D and E, and prompt and adapter in a block"
+            )
+        # A layer has no prompt, and a block no support tensor of its own.
+        form: Form = getattr(self, gene, Form.NONE)
+        return form
+
+    def items(self) -> Iterator[tuple[str, Form]]:
+        """Pairs of gene (a support tensor, a block's prompt or adapter) and form, in order."""
+        return ((gene, getattr(self, gene)) for gene in self.genes)
+
+    @property
+    def is_none(self) -> bool:
+        """Whether there is none of anything."""
+        return all(form.kind == "none" for _, form in self.items())
+
+    def to_dict(self) -> dict[str, str]:
+        """The forms that are not none, as text."""
+        return {gene: str(form) for gene, form in self.items() if form.kind != "none"}
+
+    def _parse(self) -> None:
+        for gene in self.genes:
+            form = Form.parse(getattr(self, gene))
+            check_form(gene, form)
+            object.__setattr__(self, gene, form)
+
+    def __str__(self) -> str:
+        return " ".join(f"{gene}={form}" for gene, form in self.to_dict().items()) or "none"
+
+
+@final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LayerStructure:
+class LayerStructure(PlaceStructure):
     """The forms of the five support tensors of one layer; strings are parsed, unnamed tensors are ``none``."""
 
     A: Form = Form.NONE
@@ -103,30 +152,10 @@ class LayerStructure:
     D: Form = Form.NONE
     E: Form = Form.NONE
 
+    genes = TENSORS
+
     def __post_init__(self) -> None:
-        for name in TENSORS:
-            form = Form.parse(getattr(self, name))
-            check_form(name, form)
-            object.__setattr__(self, name, form)
-
-    def __getitem__(self, tensor: str) -> Form:
-        if tensor not in TENSORS:
-            raise StructureError(f"no support tensor {tensor!r}: they are A, B, C, D and E")
-        form: Form = getattr(self, tensor)
-        return form
-
-    def items(self) -> Iterator[tuple[str, Form]]:
-        """Pairs of support tensor and form, in the order A to E."""
-        return ((f.name, getattr(self, f.name)) for f in fields(self))
-
-    @property
-    def is_none(self) -> bool:
-        """Whether every support tensor is absent."""
-        return all(form.kind == "none" for _, form in self.items())
-
-    def to_dict(self) -> dict[str, str]:
-        """The forms that are not none, as text."""
-        return {name: str(form) for name, form in self.items() if form.kind != "none"}
+        self._parse()
 
     @classmethod
     def from_dict(cls, forms: Mapping[str, str]) -> LayerStructure:
@@ -139,12 +168,35 @@ class LayerStructure:
             raise StructureError(f"no support tensor {unknown[0]!r}: they are A, B, C, D and E")
         return cls(**{name: Form.parse(text) for name, text in forms.items()})
 
-    def __str__(self) -> str:
-        return " ".join(f"{name}={form}" for name, form in self.to_dict().items()) or "none"
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockStructure(PlaceStructure):
+    """What one block has beside its layers, which no merging folds away; strings are parsed.
+
+    ``prompt`` is ``tokens-<n>`` (VPT-deep), ``adapter`` a ``bottleneck-<h>`` parallel to the MLP (AdaptFormer) or
+    ``serial-<h>``, one behind attention and one behind the MLP (Houlsby et al.).
+    """
+
+    prompt: Form = Form.NONE
+    adapter: Form = Form.NONE
+
+    genes = PARTS
+
+    def __post_init__(self) -> None:
+        self._parse()
 
 
-class Structure(Mapping[str, LayerStructure]):
-    """A layer structure for every adapted layer: one subnet. Immutable, hashable, comparable.
+def _place(value: PlaceStructure | Mapping[str, str]) -> PlaceStructure:
+    if isinstance(value, PlaceStructure):
+        return value
+    if value and set(value) <= set(PARTS):
+        return BlockStructure(**{gene: Form.parse(text) for gene, text in value.items()})
+    return LayerStructure.from_dict(value)
+
+
+class Structure(Mapping[str, PlaceStructure]):
+    """The forms of every adapted layer, and of blocks with prompts or adapters: one subnet. Immutable, hashable.
 
     Layers that are not named have no support tensor, so an all-``none`` entry is the same as no entry and is
     not kept; ``structure[name]`` answers for any name.
@@ -152,16 +204,16 @@ class Structure(Mapping[str, LayerStructure]):
 
     __slots__ = ("_hash", "_layers")
 
-    def __init__(self, layers: Mapping[str, LayerStructure | Mapping[str, str]] | None = None) -> None:
-        kept: dict[str, LayerStructure] = {}
+    def __init__(self, layers: Mapping[str, PlaceStructure | Mapping[str, str]] | None = None) -> None:
+        kept: dict[str, PlaceStructure] = {}
         for name, value in (layers or {}).items():
-            layer = value if isinstance(value, LayerStructure) else LayerStructure.from_dict(value)
-            if not layer.is_none:
-                kept[name] = layer
+            place = _place(value)
+            if not place.is_none:
+                kept[name] = place
         self._layers = kept
         self._hash = hash(frozenset(kept.items()))
 
-    def __getitem__(self, name: str) -> LayerStructure:
+    def __getitem__(self, name: str) -> PlaceStructure:
         return self._layers.get(name, _FROZEN)
 
     def __contains__(self, name: object) -> bool:
@@ -184,6 +236,16 @@ class Structure(Mapping[str, LayerStructure]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Structure, (dict(self._layers),))
+
+    @property
+    def layers(self) -> dict[str, LayerStructure]:
+        """The layers that have support tensors."""
+        return {name: place for name, place in self._layers.items() if isinstance(place, LayerStructure)}
+
+    @property
+    def blocks(self) -> dict[str, BlockStructure]:
+        """The blocks with prompts or adapters, which no merging folds away."""
+        return {name: place for name, place in self._layers.items() if isinstance(place, BlockStructure)}
 
     def to_dict(self) -> dict[str, dict[str, str]]:
         """Layer name to its forms, both in order, as plain text: what the files hold."""

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from glora.errors import StructureError
 from glora.functional import LowRank, Multiplicative, Values
-from glora.space import LayerShape
-from glora.structure import TENSORS, Form, LayerStructure
+from glora.shapes import LayerShape
+from glora.structure import TENSORS, Form, PlaceStructure
 
 __all__ = ["Gains", "SupportTensors"]
 
@@ -80,7 +80,7 @@ class SupportTensors(nn.Module):
         """The constant that multiplies ``form`` of ``tensor``."""
         return self._gains.get(f"{tensor}.{form.kind}", 1.0)
 
-    def values(self, structure: LayerStructure, dtype: torch.dtype | None = None) -> Values:
+    def values(self, structure: PlaceStructure, dtype: torch.dtype | None = None) -> Values:
         """What the support tensors are worth under ``structure``, gains included, differentiable.
 
         Args:

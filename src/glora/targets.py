@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from glora.bypass import bypassed
 from glora.errors import TargetError
 from glora.layers import KINDS, AdaptedLayer
+from glora.layers.block import ExtendedBlock
 
 __all__ = ["Layers", "Targets", "find_heads", "find_targets", "resolve_heads"]
 
@@ -107,7 +108,7 @@ def find_targets(model: nn.Module, layers: Layers, heads: Collection[str] = ()) 
         TargetError: if a name or pattern matches nothing (near misses are listed), or names a layer that cannot
             be adapted, or nothing is left.
     """
-    if any(isinstance(module, AdaptedLayer) for module in model.modules()):
+    if any(isinstance(module, AdaptedLayer | ExtendedBlock) for module in model.modules()):
         raise TargetError("this model is adapted already: merge or eject it first")
     uses = Counter(id(p) for module in model.modules() for p in module._parameters.values() if p is not None)
     modules = dict(model.named_modules())

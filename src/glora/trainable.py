@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from glora.folds import Folds
-from glora.layers import AdaptedLayer
+from glora.layers import AdaptedLayer, Place
 from glora.space import BoundSpace
 from glora.structure import Structure
 
@@ -33,6 +33,11 @@ class Trainable(nn.Module, abc.ABC):
     layers: Mapping[str, AdaptedLayer]
     head_names: tuple[str, ...]
     recipe: Mapping[str, Any]
+
+    @property
+    def places(self) -> Mapping[str, Place]:
+        """Everything that genes act on, by name: the layers, and whatever a subclass has beside them."""
+        return self.layers
 
     @property
     def heads(self) -> dict[str, nn.Module]:

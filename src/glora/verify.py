@@ -18,22 +18,26 @@ __all__ = ["verified_merge"]
 _TOLERANCE = 1e-3
 
 
-def verified_merge(net: GLoRAModel, inputs: Tensor, alpha: float = 1.0) -> tuple[nn.Module, dict[str, Any]]:
+def verified_merge(
+    net: GLoRAModel, inputs: Tensor, alpha: float = 1.0, keep_hybrids: bool = False
+) -> tuple[nn.Module, dict[str, Any]]:
     """Merge the active structure after comparing the plain model with the adapted one on a batch, in float32.
 
     Args:
         net: the adapted model.
         inputs: a batch of the model's inputs, (N, ...).
         alpha: as in :meth:`GLoRAModel.merge`; what is compared is the full merge, which other values interpolate to.
+        keep_hybrids: as in :meth:`GLoRAModel.merge`.
 
     Returns:
-        The plain model, and the figures of the comparison.
+        The merged model, and the figures of the comparison.
 
     Raises:
-        MergeError: if the logits differ by more than rounding or are not finite, or a merged weight is not.
+        MergeError: if the logits differ by more than rounding or are not finite, or a merged weight is not; if blocks
+            have prompts or adapters and ``keep_hybrids`` is not set.
     """
     batch = TensorSamples(inputs.cpu(), torch.zeros(len(inputs), dtype=torch.long))
-    plain = net.merge()
+    plain = net.merge(keep_hybrids=keep_hybrids)
     adapted, merged = predict_logits(net, batch, len(inputs)), predict_logits(plain, batch, len(inputs))
     difference = float((adapted - merged).abs().max())
     if not difference <= _TOLERANCE * float(adapted.abs().max()):

@@ -239,3 +239,39 @@ def peft_glora(own: Tensors) -> Changes:
         return weight + weight * low("A") + low("B"), bias + bias * d + e + weight @ low("C").flatten()
 
     return weights(change, ALL)
+
+
+def hybrid(own: Tensors, blocks: Mapping[int, Mapping[str, str]], before: int) -> Changes:
+    """A prompt and an adapter of its own for each block: the first tokens and hidden units of those stored."""
+
+    def count(block: int, part: str, kind: str) -> int:
+        found, _, units = blocks.get(block, {}).get(part, "none").partition("-")
+        return int(units) if found == kind else 0
+
+    def tokens(block: int, x: Tensor) -> Tensor:
+        rest = x[:, before + count(block - 1, "prompt", "tokens") :]
+        units = count(block, "prompt", "tokens")
+        mine = own[f"blocks.{block}.enter.tokens"][:units].expand(len(x), -1, -1) if units else x[:, :0]
+        return torch.cat([x[:, :before], mine, rest], 1)
+
+    def first(block: int, place: str, units: int) -> dict[str, Tensor]:
+        at = f"blocks.{block}.{place}"
+        return {
+            "a.down.weight": own[f"{at}.down.weight"][:units],
+            "a.down.bias": own[f"{at}.down.bias"][:units],
+            "a.up.weight": own[f"{at}.up.weight"][:, :units],
+            "a.up.bias": own[f"{at}.up.bias"],
+        }
+
+    def behind(place: str) -> Callable[[int, Tensor], Tensor]:
+        def change(block: int, h: Tensor) -> Tensor:
+            units = count(block, "adapter", "serial")
+            return h + _bottleneck(first(block, f"after_{place}", units), "a", h, gelu) if units else h
+
+        return change
+
+    def parallel(block: int, x: Tensor) -> Tensor:
+        units = count(block, "adapter", "bottleneck")
+        return 0.1 * _bottleneck(first(block, "parallel", units), "a", x, torch.relu) if units else torch.zeros_like(x)
+
+    return {"tokens": tokens, "attention": behind("attention"), "mlp": behind("mlp"), "parallel": parallel}

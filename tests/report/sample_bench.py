@@ -8,7 +8,8 @@ from pathlib import Path
 
 from sample_run import layers, write_lines
 
-from glora.space import LayerShape, SearchSpace
+from glora.shapes import LayerShape
+from glora.space import SearchSpace
 
 TASKS = {
     "caltech101": "natural", "dtd": "natural", "eurosat": "specialised", "patch_camelyon": "specialised",

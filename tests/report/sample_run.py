@@ -7,7 +7,8 @@ import math
 import random
 from pathlib import Path
 
-from glora.space import LayerShape, SearchSpace
+from glora.shapes import LayerShape
+from glora.space import SearchSpace
 
 LAYERS = {"attn.qkv": (1152, 384), "attn.proj": (384, 384), "mlp.fc1": (1536, 384), "mlp.fc2": (384, 1536)}
 CLASSES = ["Abyssinian", "beagle", "<script>alert(1)</script>", "Maine Coon", 'shiba "inu" & co'] + [

@@ -148,6 +148,28 @@ def test_map_shows_every_form(folder):
     assert f"All{structure['best']['size']:,}" in page.text("tensor-sizes").replace(" ", "")
 
 
+def test_a_hybrid_shows_prompts_and_adapters_by_block(folder):
+    def hybrid(run):
+        run["blocks"] = [{"name": f"blocks.{i}", "width": 384} for i in range(12)]
+        run["best"]["structure"] |= {"blocks.3": {"prompt": "tokens-5", "adapter": "serial-8"}}
+        run["best"]["size"] += 5 * 384 + 2 * (8 * 384 + 8 + 384 * 8 + 384)
+
+    assert "adapter" not in page_of(folder).text("structure")
+    edit(folder / "structure.json", hybrid)
+    page = page_of(folder)
+    cells = {
+        attrs["title"] for tag, attrs in page.tags if tag == "td" and attrs.get("title", "").startswith("blocks.3: ")
+    }
+    assert cells == {
+        "blocks.3: prompt tokens-5, 1,920 parameters",
+        "blocks.3: adapter serial-8, 13,072 parameters",
+    }
+    assert "stay in the model" in page.text("structure")
+    sizes = page.text("tensor-sizes")
+    assert "adds tokens to a block" in sizes
+    assert "The file gives" not in sizes  # the sum is that of the file, blocks included
+
+
 def test_two_hundred_layers(tmp_path):
     page = page_of(write_sample(tmp_path / "big", blocks=50, generations=2, population=10))
     assert len([1 for tag, attrs in page.tags if tag == "td" and "title" in attrs]) == 1000

@@ -9,9 +9,10 @@ import random
 import numpy as np
 from hypothesis import strategies as st
 
-from glora.space import BoundSpace, LayerShape, SearchSpace
+from glora.shapes import BlockShape, LayerShape
+from glora.space import BoundSpace, SearchSpace
 from glora.strategies import Score
-from glora.structure import TENSORS, LayerStructure, Structure
+from glora.structure import LayerStructure, Structure
 
 
 def bound(*shapes: tuple[int, int], space: SearchSpace | None = None) -> BoundSpace:
@@ -20,6 +21,13 @@ def bound(*shapes: tuple[int, int], space: SearchSpace | None = None) -> BoundSp
 
 def two_layers() -> BoundSpace:
     return bound((12, 8), (6, 12))
+
+
+def hybrid() -> BoundSpace:
+    """Two blocks of a layer each, with prompts and adapters beside the support tensors."""
+    space = SearchSpace(2, prompts=["none", "tokens-1", "tokens-2"], adapters=["none", "bottleneck-1", "serial-1"])
+    layers = {f"blocks.{i}.fc": LayerShape(12, 8) for i in range(2)}
+    return space.bind({**layers, **{f"blocks.{i}": BlockShape(8) for i in range(2)}})
 
 
 def vit_base() -> BoundSpace:
@@ -40,7 +48,7 @@ class Planted:
 
     def __call__(self, structure: Structure) -> Score:
         self.asked.append(structure)
-        total = sum(self.worth[layer, t, structure[layer][t]] for layer in self.space.layers for t in TENSORS)
+        total = sum(self.worth[place, gene, structure[place][gene]] for place, gene in self.space.genes)
         return Score(total / len(self.space.genes), 1 - total, 100)
 
 

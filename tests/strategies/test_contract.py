@@ -14,7 +14,7 @@ from typing import Any, get_args
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planted import Planted, bound, problems, two_layers
+from planted import Planted, bound, hybrid, problems, two_layers
 
 import glora
 from glora.errors import BudgetError, CheckpointError, ConfigError, GloraError, StructureError
@@ -90,6 +90,21 @@ def test_candidates_are_in_the_space_within_the_budget_and_new(make: Make, budge
     few = {0: 1, 1: 9}
     assert len(score.asked) == (few[budget] if budget in few else len(score.asked))
     assert len(score.asked) >= 16 or budget in few
+
+
+def test_hybrids_are_searched_as_any_space_and_resumed(make: Make, tmp_path: Path) -> None:
+    space, path = hybrid(), tmp_path / "search.jsonl"
+    found = run_search(make(space, 140), Planted(space), path)
+    for candidate in found.history:
+        space.check(candidate.structure)
+        assert Structure.from_json(candidate.structure.to_json()) == candidate.structure
+        assert candidate.size == space.size(candidate.structure) <= 140
+    blocks = {str(form) for c in found.history for place in c.structure.blocks.values() for _, form in place.items()}
+    assert blocks == {"none", "tokens-1", "tokens-2", "bottleneck-1", "serial-1"}
+    whole = path.read_bytes()
+    path.write_bytes(b"".join(whole.splitlines(keepends=True)[:12]))
+    run_search(make(space, 140), Planted(space), path)
+    assert path.read_bytes() == whole
 
 
 def test_layers_without_a_bias_keep_their_choices(make: Make) -> None:
@@ -250,7 +265,8 @@ SCRIPT = """
 import json, sys, types
 root = types.ModuleType("glora"); root.__path__ = [sys.argv[1]]; sys.modules["glora"] = root
 from glora.strategies import Score, make_strategy, run_search
-from glora.space import LayerShape, SearchSpace
+from glora.shapes import LayerShape
+from glora.space import SearchSpace
 space = SearchSpace(2).bind({"a": LayerShape(12, 8), "b": LayerShape(6, 12)})
 numbers = {"generations": 3, "population": 8, "parents": 3, "mutants": 3, "crossovers": 3}
 for name in sys.argv[2:]:

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glora import SearchSpace, Structure, TrainSettings, presets
-from glora.space import BoundSpace, LayerShape
+from glora.shapes import LayerShape
+from glora.space import BoundSpace
 from glora.structure import Form
 from glora.train.paths import Paths
 

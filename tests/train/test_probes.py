@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 import glora
 from glora import GLoRAModel, SearchSpace, Structure, TrainSettings, presets, train_supernet
-from glora.space import BoundSpace, LayerShape
+from glora.shapes import LayerShape
+from glora.space import BoundSpace
 from glora.structure import TENSORS
 from glora.train.probes import probe_structures
 from helpers import MLP

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from glora import SearchSpace, TrainSettings
 from glora.errors import ConfigError
-from glora.space import BoundSpace, LayerShape
+from glora.shapes import LayerShape
+from glora.space import BoundSpace
 from glora.train.paths import Paths
 from glora.train.schedule import image_order, learning_rate
 

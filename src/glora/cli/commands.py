@@ -174,6 +174,7 @@ def merge(
     source: str,
     out: str | None = None,
     alpha: float = 1.0,
+    keep_hybrids: bool = False,
     model: str | None = None,
     checkpoint: str | None = None,
     json: bool = False,
@@ -185,6 +186,7 @@ def merge(
         out: the merged file; if not given, merged.safetensors (merged-0.7.safetensors for an alpha of 0.7) in the run
             folder, or beside the adapter file.
         alpha: interpolates between the pretrained (0) and the tuned weights (1), which helps under a shift of domain.
+        keep_hybrids: where blocks have prompts or adapters, merge all else and leave these in: no plain model.
         model: name of the backbone, if it is another one than in training (a folder that was moved).
         checkpoint: local weights of the backbone, if they lie elsewhere than in training.
         json: print the results as JSON.
@@ -194,7 +196,7 @@ def merge(
     values = read_metadata(path).values
     size = Preprocessing.from_dict(values["preprocessing"]).size
     noise = torch.randn(_NOISE, 3, size, size, generator=torch.Generator().manual_seed(0))
-    plain, figures = verified_merge(net, noise, alpha)
+    plain, figures = verified_merge(net, noise, alpha, keep_hybrids)
     name = "merged" if path.name == "adapter.safetensors" else f"{path.stem}-merged"
     # A part of the way gets a name of its own: a run's merged.safetensors is that of all the way.
     name += ".safetensors" if alpha == 1.0 else f"-{alpha:g}.safetensors"

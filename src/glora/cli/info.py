@@ -17,8 +17,8 @@ from glora.cli.console import print_json, stdout
 from glora.config import RunConfig
 from glora.model import GLoRAModel, adapt
 from glora.space import SearchSpace
-from glora.structure import TENSORS, Structure
-from glora.summary import layer_rows
+from glora.structure import PARTS, TENSORS, Structure
+from glora.summary import block_rows, layer_rows
 
 __all__ = ["print_file", "print_model"]
 
@@ -47,6 +47,7 @@ def print_model(config: RunConfig, classes: int, as_json: bool) -> None:
                 "frozen": sum(tensor.numel() for tensor in net.frozen_tensors().values()),
                 "presets": uniform,
                 "layers": layer_rows(net),
+                **({"blocks": block_rows(net)} if net.blocks else {}),
                 "skipped": [{"name": name, "reason": reason} for name, reason in net.skipped],
             }
         )
@@ -54,6 +55,8 @@ def print_model(config: RunConfig, classes: int, as_json: bool) -> None:
     console = stdout()
     console.print(f"{config.model}, {backbone.preprocessing['size']} px: {type(net.model).__name__}\n")
     console.print(_layers_table(net))
+    if net.blocks:
+        console.print(_blocks_table(net))
     exponent = len(str(net.bound.cardinality)) - 1
     console.print(
         f"\nfeasible budgets  {net.bound.smallest:,} to {net.bound.largest:,} adapter parameters, "
@@ -72,7 +75,7 @@ def _layers_table(net: GLoRAModel) -> Table:
     for name, layer in net.layers.items():
         costs = tuple(_costs(net, name, tensor) for tensor in TENSORS)
         size = f"{layer.shape.in_features} -> {layer.shape.out_features}"
-        key = (re.sub(r"(?<![^.])\d+(?![^.])", "*", name), size, "yes" if layer.shape.has_bias else "no", costs)
+        key = (_pattern(name), size, "yes" if layer.shape.has_bias else "no", costs)
         groups.setdefault(key, []).append(name)
     table = Table(box=None, pad_edge=False, header_style="bold", show_lines=False, padding=(0, 2, 1, 0))
     table.add_column("layers", no_wrap=True)
@@ -81,6 +84,22 @@ def _layers_table(net: GLoRAModel) -> Table:
     for (pattern, size, bias, costs), names in groups.items():
         table.add_row(pattern, str(len(names)), size, bias, *costs)
     return table
+
+
+def _blocks_table(net: GLoRAModel) -> Table:
+    """Likewise for the blocks that may have prompts and adapters, which no merging folds away."""
+    groups = Counter((_pattern(name), *(_costs(net, name, part) for part in PARTS)) for name in net.blocks)
+    table = Table(box=None, pad_edge=False, header_style="bold", show_lines=False, padding=(0, 2, 1, 0))
+    for name in ("blocks", "number", *PARTS):
+        table.add_column(name, justify="right" if name == "number" else "left", no_wrap=True)
+    for (pattern, *costs), count in groups.items():
+        table.add_row(pattern, str(count), *costs)
+    return table
+
+
+def _pattern(name: str) -> str:
+    """The name with stars for its numbers."""
+    return re.sub(r"(?<![^.])\d+(?![^.])", "*", name)
 
 
 def _costs(net: GLoRAModel, layer: str, tensor: str) -> str:
@@ -107,6 +126,8 @@ def _merged_lines(path: Path, values: dict[str, Any]) -> list[tuple[str, str]]:
         ("alpha", f"{values['alpha']:g}{'' if values['alpha'] == 1 else ' of the way from the pretrained weights'}"),
         ("verified", f"logits of merged and adapted model differ by at most {found:.1e}"),
     ]
+    if "hybrids" in values:
+        return [*lines, ("load by", f"glora.inference.open_classifier({str(path)!r})")]
     name, size = values["backbone"], values["backbone_arguments"].get("size")
     name = ARCHITECTURE if name == DINOV2_SMALL else name
     if not name.startswith("hf:"):
@@ -136,6 +157,8 @@ def print_file(path: Path, as_json: bool) -> None:
         lines.append(("parameters", f"{values['parameters']:,}"))
     if kind == "merged":
         lines += _merged_lines(path, values)
+    if "hybrids" in values:
+        lines.append(("hybrid", f"no plain model: prompts or adapters stay in {', '.join(values['hybrids'])}"))
     if "soup" in values:
         lines.append(("soup", f"the mean of {len(values['soup']['weights'])} subnets' weights, in one"))
     for name, text in lines:

@@ -1,4 +1,4 @@
-"""What every kind of adapted layer is to the rest of the library."""
+"""What every adapted place of a model, and every kind of adapted layer, is to the rest of the library."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from glora.errors import StructureError
 from glora.functional import effective_bias, effective_weight
 from glora.layers.plan import Plan
-from glora.space import LayerShape
-from glora.structure import Form, LayerStructure
-from glora.support import Gains, SupportTensors
+from glora.shapes import LayerShape, Shape
+from glora.structure import Form, LayerStructure, PlaceStructure
+from glora.support import Gains, SupportTensors, slice_down
 
-__all__ = ["AdaptedLayer", "Scratch"]
+__all__ = ["HOOKS", "AdaptedLayer", "Place", "Scratch"]
 
 
-_HOOKS = (
+HOOKS = (
     "_forward_hooks",
     "_forward_hooks_with_kwargs",
     "_forward_hooks_always_called",
@@ -68,7 +68,56 @@ def _stream(device: torch.device) -> int:
     return 0 if current is None else int(current(device).stream_id)
 
 
-class AdaptedLayer(nn.Module, abc.ABC):
+class Place(abc.ABC):
+    """Where genes act in a model: a layer by its support tensors, a block by its prompt and adapter (abstract).
+
+    Attributes:
+        structure: the forms that act now.
+    """
+
+    structure: PlaceStructure
+
+    @property
+    @abc.abstractmethod
+    def original(self) -> nn.Module:
+        """The module that stood there before."""
+
+    @property
+    @abc.abstractmethod
+    def shape(self) -> Shape:
+        """What the sizes of the forms follow from."""
+
+    @property
+    @abc.abstractmethod
+    def gains(self) -> dict[str, float]:
+        """See :data:`glora.support.Gains`; a copy, as they are fixed."""
+
+    @abc.abstractmethod
+    def activate(self, structure: PlaceStructure) -> None:
+        """Let exactly these forms act.
+
+        Raises:
+            StructureError: if that cannot be.
+        """
+
+    @abc.abstractmethod
+    def stored(self) -> dict[str, nn.Parameter]:
+        """Every trained parameter, by name in the module that stands there now."""
+
+    @abc.abstractmethod
+    def parameters_of(self, gene: str, form: Form) -> list[nn.Parameter]:
+        """The parameters that one form reads."""
+
+    @abc.abstractmethod
+    def views(self, gene: str, form: Form) -> dict[str, Tensor]:
+        """What one form reads of them, by name in an adapter file."""
+
+    def gain(self, gene: str, form: Form) -> float:
+        """The constant that multiplies the form."""
+        return self.gains.get(f"{gene}.{form.kind}", 1.0)
+
+
+class AdaptedLayer(nn.Module, Place):
     """A frozen layer with support tensors (abstract).
 
     Keeps the frozen ``weight`` and ``bias`` under their old names, the support tensors in ``support``, and the
@@ -114,12 +163,12 @@ class AdaptedLayer(nn.Module, abc.ABC):
             dtype=self.support_dtype,
             device=self.weight.device,
         )
-        self._plans: dict[LayerStructure, Plan] = {}
+        self._plans: dict[PlaceStructure, Plan] = {}
         self.structure = LayerStructure()
         self._plan = Plan((), ())
         self.called = False
         # The same dictionaries, so that hooks keep running here and stay on the original.
-        self.__dict__.update({key: vars(original)[key] for key in _HOOKS})
+        self.__dict__.update({key: vars(original)[key] for key in HOOKS})
         self._folded: tuple[Tensor, Tensor | None] | None = None
 
     @staticmethod
@@ -155,7 +204,26 @@ class AdaptedLayer(nn.Module, abc.ABC):
         """The sizes of the support tensors."""
         return self.support.shape
 
-    def activate(self, structure: LayerStructure) -> None:
+    @property
+    def gains(self) -> dict[str, float]:
+        """The gains of the support tensors, see :data:`glora.support.Gains`."""
+        return self.support.gains
+
+    def stored(self) -> dict[str, nn.Parameter]:
+        """Every support parameter, by name in this layer."""
+        return {f"support.{key}": parameter for key, parameter in self.support.named_parameters()}
+
+    def parameters_of(self, gene: str, form: Form) -> list[nn.Parameter]:
+        """The parameters that hold support tensor ``gene`` in ``form``."""
+        return [part for part in self.support.parts(gene, form) if part is not None]
+
+    def views(self, gene: str, form: Form) -> dict[str, Tensor]:
+        """What ``form`` reads of them: ``B`` and, if it is low-rank, ``B_up``."""
+        down, up = self.support.parts(gene, form)
+        views = {gene: slice_down(down, form)}
+        return views if up is None else views | {f"{gene}_up": up[: form.rank]}
+
+    def activate(self, structure: PlaceStructure) -> None:
         """Let exactly the support tensors of ``structure`` act.
 
         Raises:
@@ -163,14 +231,14 @@ class AdaptedLayer(nn.Module, abc.ABC):
         """
         plan = self._plans.get(structure)
         if plan is None:
-            if structure.D.kind != "none" and self.bias is None:
-                raise StructureError(f"D={structure.D} scales the bias, and this layer has none: use D=none")
+            if structure["D"].kind != "none" and self.bias is None:
+                raise StructureError(f"D={structure['D']} scales the bias, and this layer has none: use D=none")
             plan = self._plans[structure] = Plan.of(structure, self.support)
         self.structure, self._plan, self._folded = structure, plan, None
 
     @torch.no_grad()
     def merged(
-        self, structure: LayerStructure | None = None, alpha: float = 1.0, out: Tensor | None = None
+        self, structure: PlaceStructure | None = None, alpha: float = 1.0, out: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """W* and b* of the layer, computed in float32 or better.
 

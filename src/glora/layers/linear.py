@@ -20,7 +20,7 @@ from glora.layers.base import AdaptedLayer, Scratch
 from glora.layers.gradients import Gradients
 from glora.layers.plan import Plan
 from glora.layers.recompute import Source, source_of
-from glora.space import LayerShape
+from glora.shapes import LayerShape
 
 __all__ = ["AdaptedLinear"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from glora.functional import Values
-from glora.structure import TENSORS, Form, LayerStructure
+from glora.structure import TENSORS, Form, PlaceStructure
 from glora.support import SupportTensors, read_form, slice_down
 
 __all__ = ["Found", "Plan"]
@@ -37,12 +37,12 @@ class Plan(NamedTuple):
     names: tuple[str, ...]
 
     @classmethod
-    def of(cls, structure: LayerStructure, support: SupportTensors) -> Plan:
+    def of(cls, structure: PlaceStructure, support: SupportTensors) -> Plan:
         """The plan of a layer structure whose forms have storage."""
         active: list[Active] = []
         names: list[str] = []
         for tensor in TENSORS:
-            form: Form = getattr(structure, tensor)
+            form = structure[tensor]
             if form.kind != "none":
                 down, up = support.names(tensor, form)
                 active.append(Active(tensor, form, support.gain(tensor, form), up is not None))

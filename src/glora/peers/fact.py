@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glora.errors import ConfigError, MergeError, TargetError
+from glora.layers.block import check_vit
 from glora.peers.base import Peer
-from glora.peers.blocks import check_vit
 from glora.trainable import Flags
 
 __all__ = ["FactPeer", "FactoredLinear", "Factors", "TensorTrain", "Tucker"]

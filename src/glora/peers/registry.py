@@ -15,9 +15,10 @@ from torch import nn
 from glora import presets
 from glora.errors import ConfigError, near_miss
 from glora.layers import AdaptedLayer
+from glora.layers.block import ExtendedBlock, Parts
 from glora.peers import blocks, unfrozen
 from glora.peers.base import Peer
-from glora.peers.blocks import BlockPeer, ExtendedBlock
+from glora.peers.blocks import BlockPeer
 from glora.peers.fact import FactoredLinear, FactPeer, TensorTrain, Tucker
 from glora.peers.points import PointPeer
 from glora.peers.through_peft import PeftPeer
@@ -113,7 +114,7 @@ def _point(
     return build
 
 
-def _blocks(parts: Callable[..., list[blocks.Parts]]) -> Callable[..., Peer]:
+def _blocks(parts: Callable[..., list[Parts]]) -> Callable[..., Peer]:
     return lambda name, settings, model, heads, seed: BlockPeer(name, settings, model, heads, parts(model, **settings))
 
 

@@ -1,4 +1,7 @@
-"""The chosen structure as rows of a map: which form every support tensor of every layer has, and what it costs."""
+"""The chosen structure as rows of a map: which form every support tensor of every layer has, and what it costs.
+
+And, in a hybrid, what every block has of prompt and adapter.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from glora.report.read import Layer
-from glora.structure import TENSORS, Form, Structure
+from glora.shapes import BlockShape
+from glora.structure import PARTS, TENSORS, Form, Structure
 
-__all__ = ["KINDS", "KIND_NAMES", "LayerRow", "TensorRow", "blocks", "by_tensor"]
+__all__ = ["KINDS", "KIND_NAMES", "LayerRow", "TensorRow", "block_rows", "blocks", "by_tensor"]
 
-KINDS = ("none", "scalar", "vector", "rank", "mul")
+KINDS = ("none", "scalar", "vector", "rank", "mul", "tokens", "bottleneck", "serial")
 KIND_NAMES = {
     "none": "none",
     "scalar": "scalar",
     "vector": "vector",
     "rank": "low rank",
     "mul": "multiplicative low rank",
+    "tokens": "prompt",
+    "bottleneck": "parallel adapter",
+    "serial": "serial adapters",
 }
 ACTS = {
     "A": "scales the weight",
@@ -26,13 +33,24 @@ ACTS = {
     "C": "prompts the input",
     "D": "scales the bias",
     "E": "shifts the bias",
+    "prompt": "adds tokens to a block",
+    "adapter": "adds to a block's output",
 }
-_SHORT = {"none": "·", "scalar": "s", "vector": "v", "rank": "r", "mul": "m"}
+_SHORT = {
+    "none": "·",
+    "scalar": "s",
+    "vector": "v",
+    "rank": "r",
+    "mul": "m",
+    "tokens": "t",
+    "bottleneck": "b",
+    "serial": "h",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class LayerRow:
-    """One layer: its full name, its name within its block, its forms and their sizes."""
+    """One layer, or a block itself: its full name, its name within its block, its forms and their sizes."""
 
     name: str
     label: str
@@ -47,7 +65,7 @@ class LayerRow:
 
 @dataclass(frozen=True, slots=True)
 class TensorRow:
-    """One support tensor over all layers: in how many it has each kind of form, and its parameters."""
+    """One support tensor over all layers, or part over all blocks: how often it has each form, and its parameters."""
 
     tensor: str
     acts: str
@@ -69,12 +87,19 @@ def block_of(name: str) -> str:
 
 def blocks(layers: Iterable[Layer], structure: Structure) -> list[tuple[str, list[LayerRow]]]:
     """The layers in model order with their forms in a structure, neighbours of one block together."""
-    groups = itertools.groupby(layers, key=lambda layer: block_of(layer.name))
+    plain = [layer for layer in layers if not isinstance(layer.shape, BlockShape)]
+    groups = itertools.groupby(plain, key=lambda layer: block_of(layer.name))
     return [(block, [_row(layer, block, structure) for layer in own]) for block, own in groups]
 
 
+def block_rows(layers: Iterable[Layer], structure: Structure) -> list[LayerRow]:
+    """The blocks that may have a prompt or an adapter, in model order; none but in a hybrid."""
+    return [_row(block, "", structure) for block in layers if isinstance(block.shape, BlockShape)]
+
+
 def _row(layer: Layer, block: str, structure: Structure) -> LayerRow:
-    forms = dict(structure[layer.name].items())
+    own = structure[layer.name]
+    forms = {gene: own[gene] for gene in layer.shape.structure.genes}
     sizes = {tensor: layer.shape.size(tensor, form) for tensor, form in forms.items()}
     return LayerRow(layer.name, layer.name[len(block) + 1 :] if block else layer.name, forms, sizes)
 
@@ -86,13 +111,14 @@ def kinds_used(rows: Iterable[LayerRow]) -> list[str]:
 
 
 def by_tensor(rows: Sequence[LayerRow]) -> list[TensorRow]:
-    """What each support tensor does and takes, over all layers."""
+    """What each support tensor, and in a hybrid each part, does and takes, over all layers or blocks."""
     return [
         TensorRow(
             tensor,
             ACTS[tensor],
-            {kind: sum(row.forms[tensor].kind == kind for row in rows) for kind in KINDS},
-            sum(row.sizes[tensor] for row in rows),
+            {kind: sum(row.forms[tensor].kind == kind for row in rows if tensor in row.forms) for kind in KINDS},
+            sum(row.sizes.get(tensor, 0) for row in rows),
         )
-        for tensor in TENSORS
+        for tensor in (*TENSORS, *PARTS)
+        if tensor in TENSORS or any(tensor in row.forms for row in rows)
     ]

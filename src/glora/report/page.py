@@ -17,7 +17,7 @@ from glora.files import write_text
 from glora.report import figures, forms, summary, words
 from glora.report.read import Data, Metrics, Run, Tau, read_run
 from glora.report.series import key_of, series_styles
-from glora.structure import TENSORS
+from glora.structure import PARTS, TENSORS
 
 __all__ = ["render", "write_page", "write_report"]
 
@@ -73,8 +73,10 @@ def _source(name: str) -> str:
 
 
 def _context(run: Run) -> dict[str, Any]:
-    groups = forms.blocks(run.chosen.layers, run.chosen.structure) if run.chosen else []
-    rows = [row for _, group in groups for row in group]
+    chosen = run.chosen
+    groups = forms.blocks(chosen.layers, chosen.structure) if chosen else []
+    hybrid = forms.block_rows(chosen.layers, chosen.structure) if chosen else []
+    rows = [row for _, group in groups for row in group] + hybrid
     searched = [figures.progress(run.search)] if run.search and run.search.candidates else []
     if run.search or (run.chosen and run.chosen.front):
         searched.append(figures.candidates(run.search, run.chosen))
@@ -87,7 +89,9 @@ def _context(run: Run) -> dict[str, Any]:
         "data": run.metrics.data if run.metrics else None,
         "chosen": run.chosen,
         "groups": groups,
+        "hybrid": hybrid,
         "tensors": TENSORS,
+        "parts": PARTS,
         "kinds": forms.kinds_used(rows),
         "by_tensor": forms.by_tensor(rows) if rows else [],
         "total": sum(row.parameters for row in rows),

@@ -11,7 +11,7 @@ from typing import Any
 from glora.errors import CheckpointError, StructureError
 from glora.evidence import Gain
 from glora.report.fields import Fields, lines, parse, read_text, shown
-from glora.space import LayerShape
+from glora.shapes import BlockShape, LayerShape, Shape
 from glora.structure import Structure
 
 __all__ = [
@@ -35,10 +35,10 @@ FILES = ("structure.json", "search.jsonl", "train.jsonl", "metrics.json", "confi
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One adapted layer, in the model's order."""
+    """One adapted layer, or block that may have a prompt or an adapter, in the model's order."""
 
     name: str
-    shape: LayerShape
+    shape: Shape
     kind: str
 
 
@@ -208,13 +208,15 @@ def _chosen(path: Path) -> Chosen | None:
     fields = parse(read_text(path), str(path))
     fields.check_format()
     best = Fields(fields.mapping("best") | fields.mapping("soup"), f"{path}, 'best'")
-    layers = tuple(read_layer(Fields(item, f"{path}, 'layers'")) for item in fields.items("layers"))
+    layers = tuple(
+        read_layer(Fields(item, f"{path}, {key!r}")) for key in ("layers", "blocks") for item in fields.items(key)
+    )
     try:
         structure = Structure(best.mapping("structure"))
     except (StructureError, TypeError, AttributeError) as error:
         raise best.error(f"not a structure ({error})") from error
     if unknown := set(structure) - {layer.name for layer in layers}:
-        raise best.error(f"names {min(unknown)!r}, which is not among its 'layers'")
+        raise best.error(f"names {min(unknown)!r}, which is not among its 'layers' and 'blocks'")
     span = fields.items("range")
     if span and (len(span) != 2 or not all(isinstance(size, int) for size in span)):
         raise fields.error(f"'range' is {shown(span)}, not two whole numbers")
@@ -232,9 +234,10 @@ def _chosen(path: Path) -> Chosen | None:
 
 
 def read_layer(fields: Fields) -> Layer:
-    """A layer as ``structure.json`` has it."""
-    bias = fields.boolean("bias")
-    shape = LayerShape(fields.integer("out"), fields.integer("in"), has_bias=bias is not False)
+    """A layer, or the block of a hybrid, as ``structure.json`` has it."""
+    if (width := fields.integer("width", None)) is not None:
+        return Layer(fields.text("name", ...), BlockShape(width), "block")
+    shape = LayerShape(fields.integer("out"), fields.integer("in"), has_bias=fields.boolean("bias") is not False)
     return Layer(fields.text("name", ...), shape, fields.text("kind"))
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from glora.report import words
 from glora.report.read import Metrics, Result, Run
+from glora.shapes import LayerShape
 
 __all__ = ["Headline", "ResultRow", "headline", "result_rows", "subject", "tiles"]
 
@@ -237,7 +238,8 @@ def _size_tile(run: Run) -> Tile | None:
     if run.chosen is None:
         return None
     size, budget = run.chosen.best.size, run.chosen.budget
-    frozen = sum(layer.shape.out_features * layer.shape.in_features for layer in run.chosen.layers)
+    shapes = [layer.shape for layer in run.chosen.layers if isinstance(layer.shape, LayerShape)]
+    frozen = sum(shape.out_features * shape.in_features for shape in shapes)
     parts = [f"of a budget of {budget:,}"] if budget is not None else []
     if run.chosen.soup_of:
         limit = f", each within the budget of {budget:,}" if budget is not None else ""

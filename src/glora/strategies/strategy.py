@@ -7,6 +7,7 @@ import json
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import astuple
 from typing import Any, ClassVar, final
 
 from glora.errors import BudgetError, ConfigError, GloraError
@@ -76,7 +77,7 @@ class Strategy(ABC):
     @final
     def settings(self) -> dict[str, Any]:
         """Plain values that identify this search; another search with the same ones asks for the same structures."""
-        shapes = [(name, s.out_features, s.in_features, s.has_bias) for name, s in self.space.shapes.items()]
+        shapes = [(name, *astuple(shape)) for name, shape in self.space.shapes.items()]
         return {
             "strategy": self.name,
             "seed": self.seed,

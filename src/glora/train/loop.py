@@ -183,7 +183,7 @@ class Loop:
 
 def _identity(net: Trainable, train: Samples, settings: TrainSettings) -> dict[str, Any]:
     """Plain values that must be the same for a training to be resumed."""
-    gains = {name: dict(layer.support.gains) for name, layer in net.layers.items()}
+    gains = {name: place.gains for name, place in net.places.items()}
     about = {"space": net.bound.space.to_dict(), "gains": gains, "frozen weights": fingerprint(net)}
     return asdict(settings) | about | {"training data": train.digest()} | dict(net.recipe)
 

@@ -20,7 +20,8 @@ class Rates:
     """The optimiser's parameter groups (final).
 
     The forms of a support tensor share storage, so a rate belongs to the form that a step has drawn: each step, what
-    acts is put into the group of its kind (``mul`` counts as ``rank``). Without factors there is a single group.
+    acts is put into the group of its kind (``mul``, prompts and adapters count as ``rank``). Without factors there is a
+    single group.
 
     Args:
         net: what is trained.
@@ -40,8 +41,7 @@ class Rates:
             for form in net.bound.choices(layer, tensor):
                 if form.kind != "none":
                     kind = "rank" if form.rank else form.kind
-                    parts = [part for part in net.layers[layer].support.parts(tensor, form) if part is not None]
-                    self._parts[layer, tensor, form] = kind, parts
+                    self._parts[layer, tensor, form] = kind, net.places[layer].parameters_of(tensor, form)
 
     def apply(self, groups: list[dict[str, Any]], structure: Structure, lr: float) -> None:
         """Set the rates of the optimiser's groups, and their members if ``structure`` decides them."""
