@@ -15,7 +15,12 @@ __all__ = ["bench", "table"]
 
 
 def bench(
-    plan: str, out: str, workers: int = 1, ray: str | None = None, dry_run: bool = False, json: bool = False
+    plan: str,
+    out: str = "runs/bench",
+    workers: int = 1,
+    ray: str | None = None,
+    dry_run: bool = False,
+    json: bool = False,
 ) -> int:
     """Methods on data sets with several seeds and ranks, each tuned by equally many trials; see docs/bench.md.
 
