@@ -39,12 +39,13 @@ LAYERS = {
     "evidence": 3,
     "crossval": 3,
     "metrics": 3,
+    "machine": 3,
     "data": 3,
     "backbones": 3,
     "strategies": 3,
 }
 TOP = 4
-# All others: find, config, run, comparison, inference, verify, peers, report and cli.
+# All others: find, config, run, comparison, inference, verify, peers, bench, report and cli.
 # Layers below 3, and the strategies, need nothing but these beside the standard library.
 THIRD_PARTY = {0: set(), 1: {"torch"}, 2: {"torch", "safetensors"}, "strategies": {"numpy"}}
 
@@ -129,9 +130,9 @@ def test_every_file_says_what_it_is_and_what_it_shows(path: Path) -> None:
     assert "__all__" in names or not defined, f"{path.name} has no __all__"
 
 
-def test_nothing_but_the_command_line_knows_of_the_peers() -> None:
+def test_nothing_but_bench_and_command_line_knows_of_the_peers() -> None:
     users = {unit(path) for path in FILES for module, _ in imports(path) if module.startswith("glora.peers")}
-    assert users <= {"__init__", "peers", "cli"}
+    assert users <= {"__init__", "peers", "bench", "cli"}
 
 
 def test_the_root_is_small_and_complete() -> None:

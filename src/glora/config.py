@@ -124,6 +124,7 @@ class RunConfig:
         val_fraction: share of the images held out for validation, where the data have no such part.
         test_fraction: share of the images held out for the test, where the data have no parts.
         skip_bad: go on without files that are no readable images, and count them.
+        split_seed: of the split, where there is none; the seed if not given.
         seed: of everything that is drawn.
 
     Raises:
@@ -180,6 +181,7 @@ class RunConfig:
     val_fraction: float = 0.2
     test_fraction: float = 0.2
     skip_bad: bool = False
+    split_seed: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -197,6 +199,8 @@ class RunConfig:
         if self.baselines not in _BASELINES:
             near = near_miss(self.baselines, _BASELINES)
             raise ConfigError(f"baselines is none, probe+lora or all, not {self.baselines!r}{near}")
+        if self.split_seed is not None and self.split_seed < 0:
+            raise ConfigError(f"split_seed is 0 or more, not {self.split_seed}")
         check_signal(self.fitness, self.select)
         check_workers(self.fitness, self.workers, self.ray)
         self.search_space()
@@ -212,6 +216,12 @@ class RunConfig:
     def limit(self) -> int | None:
         """The budget as a number, or None."""
         return None if self.budget is None else parse_count(self.budget)
+
+    @property
+    def split(self) -> dict[str, Any]:
+        """How the data are cut where there is no split, as ``list_data`` takes it."""
+        seed = self.seed if self.split_seed is None else self.split_seed
+        return {"seed": seed, "val_fraction": self.val_fraction, "test_fraction": self.test_fraction}
 
     def search_space(self) -> SearchSpace:
         """The search space that ``space`` and ``rank`` name.
@@ -286,6 +296,10 @@ class RunConfig:
                     f"{folder} holds a run with {key}={there[key]}, now it is {value}: "
                     "give the same settings to go on with it, or another --out"
                 )
+
+    def of_the_supernet(self) -> dict[str, Any]:
+        """The settings that the trained supernet depends on."""
+        return {key: value for key, value in asdict(self).items() if key not in _OF_THE_SEARCH | _FREE}
 
     def same_results(self, other: RunConfig) -> bool:
         """Whether both settings give the same results."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,9 @@ from glora.config import RunConfig
 from glora.crossval import Fold, train_folds
 from glora.data import Preprocessing, Samples, label_data, list_data
 from glora.errors import ConfigError
-from glora.files import write_json, write_text
+from glora.files import replacing, write_json, write_text
 from glora.find import search
+from glora.machine import machine, versions
 from glora.metrics import Metrics
 from glora.model import GLoRAModel, adapt
 from glora.progress import Progress
@@ -35,7 +35,7 @@ from glora.summary import layer_rows
 from glora.train import EpochRecord, TrainSettings, train_supernet
 from glora.verify import verified_merge
 
-__all__ = ["Run"]
+__all__ = ["Run", "share_supernet"]
 
 # How often the figures on file are brought up to date while a stage goes on.
 _LAP_SECONDS = 5.0
@@ -60,13 +60,7 @@ class Run:
     def __init__(self, config: RunConfig, progress: Progress, command: str = "", writes: bool = True) -> None:
         self.config, self.progress, self.folder = config, progress, config.folder
         config.check(self.folder)
-        listing = list_data(
-            config.data,
-            seed=config.seed,
-            val_fraction=config.val_fraction,
-            test_fraction=config.test_fraction,
-            skip_bad=config.skip_bad,
-        )
+        listing = list_data(config.data, **config.split, skip_bad=config.skip_bad)
         self._classes = listing.classes
         backbone = self._backbone()
         self.preprocessing = Preprocessing.from_dict(backbone.preprocessing)
@@ -351,15 +345,13 @@ class Run:
                 f"{self.folder} holds a run on other images of {self.config.data} (some were added, removed, moved or "
                 "changed since): put them back, or start anew with another --out"
             )
-        packages = ("glora", "torch", "timm", "torchvision")
-        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
         self.metrics.update(
             title=f"{self.data.name} with {self.config.model}",
             backbone=self.config.model,
             backbone_source=backbone.source,
             data=data,
-            machine=f"{device}, {platform.machine()}, {torch.get_num_threads()} threads",
-            versions={"python": platform.python_version(), **{name: version(name) for name in packages}},
+            machine=machine(),
+            versions=versions(),
             seed=self.config.seed,
             head_size=self.net.head_size,
             command=command or self.metrics.values.get("command", ""),
@@ -381,6 +373,16 @@ class Run:
             yield lap
         finally:
             lap(0.0)
+
+
+def share_supernet(source: Path, config: RunConfig) -> None:
+    """Make the folder of a run that begins with the trained supernet of another one."""
+    for name in ("supernet.safetensors", "train.jsonl"):
+        with replacing(config.folder / name) as temporary:
+            shutil.copyfile(source / name, temporary)
+    seconds = Metrics.open(source / "metrics.json").seconds("supernet")
+    Metrics.open(config.folder / "metrics.json").add_seconds("supernet", seconds)
+    config.save(config.folder)
 
 
 def _absolute(model: str) -> str:

@@ -20,7 +20,7 @@ from glora.precision import Precision
 from glora.strategies import Batches, Fitness, Merit, Score, Scorer
 from glora.structure import Structure
 
-__all__ = ["Workers", "scorer_of"]
+__all__ = ["Workers", "connect_ray", "import_ray", "scorer_of"]
 
 # How many workers may die over one candidate, and be replaced, before the search gives up.
 _RESTARTS = 3
@@ -43,7 +43,7 @@ def scorer_of(evaluator: Evaluator, workers: int = 1, address: str | None = None
     if workers == 1 and address is None:
         yield evaluator
         return
-    scorer = Workers(evaluator, workers, address, _ray())
+    scorer = Workers(evaluator, workers, address, import_ray())
     try:
         yield scorer
     finally:
@@ -163,7 +163,7 @@ class Workers(Scorer):
         return new
 
     def _start(self) -> None:
-        self._connect()
+        self._owns_ray = connect_ray(self._ray, self._address, self._count) or self._owns_ray
         resources = self._ray.cluster_resources()
         if resources.get("CPU", 0) < self._count:
             raise ConfigError(
@@ -180,21 +180,31 @@ class Workers(Scorer):
         self._new = lambda: kind.remote(sys.path, [data], *settings)
         self._replicas = [self._new() for _ in range(self._count)]
 
-    def _connect(self) -> None:
-        if self._ray.is_initialized():
-            return
-        # Nothing is sent anywhere unasked.
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        own: dict[str, Any] = {"num_cpus": self._count, "include_dashboard": False} if self._address is None else {}
-        try:
-            self._ray.init(self._address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
-        except Exception as error:  # of many kinds, plain Exception among them
-            what = "Ray cannot be started" if self._address is None else f"no Ray cluster at {self._address}"
-            raise ConfigError(f"{what}: {' '.join(str(error).split())}") from error
-        self._owns_ray = True
+
+def connect_ray(ray: Any, address: str | None, cpus: int) -> bool:
+    """Connect to a Ray cluster, or start one with so many CPUs if there is no address.
+
+    Returns:
+        Whether it has to be shut down afterwards: not if it was connected already.
+
+    Raises:
+        ConfigError: if the cluster is not there, or Ray cannot be started.
+    """
+    if ray.is_initialized():
+        return False
+    # Nothing is sent anywhere unasked.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    own: dict[str, Any] = {"num_cpus": cpus, "include_dashboard": False} if address is None else {}
+    try:
+        ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
+    except Exception as error:  # of many kinds, plain Exception among them
+        what = "Ray cannot be started" if address is None else f"no Ray cluster at {address}"
+        raise ConfigError(f"{what}: {' '.join(str(error).split())}") from error
+    return True
 
 
-def _ray() -> Any:
+def import_ray() -> Any:
+    """Ray, or a ConfigError that says how to install it."""
     try:
         import ray
     except ImportError as error:

@@ -22,7 +22,9 @@ __all__ = ["build_parser", "spell"]
 _EPILOG = "Flags may be written with - or _ between words; one that is true or false needs no value."
 
 
-_POSITIONAL = frozenset({"source", "run", "images", "name", "dir"})
+_POSITIONAL = frozenset({"source", "run", "images", "name", "dir", "plan", "results"})
+# Arguments that are any number of words.
+_SEVERAL = {"images": "image files, or folders of them", "results": "files results.jsonl, or folders of a bench"}
 
 
 class _Parser(ArgumentParser):
@@ -71,7 +73,7 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def _add_commands(found: Any, prog: str, commands: Mapping[str, Callable[..., None]]) -> None:
+def _add_commands(found: Any, prog: str, commands: Mapping[str, Callable[..., int | None]]) -> None:
     for name, command in commands.items():
         text = inspect.getdoc(command) or ""
         own = _Parser(description=text.split("\n\nArgs:")[0], epilog=_EPILOG)
@@ -86,10 +88,10 @@ def _add(parser: ArgumentParser, command: Callable[..., Any]) -> None:
         parser.add_argument("--config", action="config", help="YAML file of settings; flags win over it")
         parser.add_class_arguments(RunConfig, as_group=False)
     # What the parser makes itself, what the program adds, and what takes any number of words.
-    skip: set[str | int] = {"config", "line", "images"}
+    skip: set[str | int] = {"config", "line", *_SEVERAL}
     parser.add_function_arguments(command, as_group=False, as_positional=True, skip=skip & parameters)
-    if "images" in parameters:
-        parser.add_argument("images", nargs="+", type=str, help="image files, or folders of them")
+    for name in sorted(_SEVERAL.keys() & parameters):
+        parser.add_argument(name, nargs="+", type=str, help=_SEVERAL[name])
 
 
 def spell(arguments: Sequence[str]) -> list[str]:

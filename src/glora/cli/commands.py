@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,21 +13,23 @@ import torch
 
 from glora.checkpoint import read_metadata, save_merged
 from glora.cli import info as info_
-from glora.cli.console import ConsoleProgress, SilentProgress, print_lines, print_results, print_table
+from glora.cli.bench_commands import bench, table
+from glora.cli.console import ConsoleProgress, print_lines, print_results, print_table
 from glora.comparison import Comparison
 from glora.config import RunConfig, parse_count
 from glora.data import Preprocessing
 from glora.demo import demo_config
 from glora.errors import ConfigError
 from glora.evaluate import evaluate
-from glora.files import locked, replacing
+from glora.files import locked
 from glora.find import Signal
 from glora.inference import adapter_of, labelled_part, open_adapter, open_classifier
 from glora.inference import predict as classify
 from glora.metrics import Metrics
 from glora.precision import Precision, native_precision
+from glora.progress import SilentProgress
 from glora.report import RESULTS, write_bench_report, write_report
-from glora.run import Run
+from glora.run import Run, share_supernet
 from glora.space import BiasPolicy
 from glora.strategies import Select, StrategyName
 from glora.train.processes import Processes
@@ -161,12 +162,7 @@ def _searched_anew(config: RunConfig, given: dict[str, Any], out: str | None) ->
     if not (changed.folder / "config.yaml").is_file():
         if not (source / "supernet.safetensors").is_file():
             raise ConfigError(f"{source} has no trained supernet yet: glora search {source} without --out trains it")
-        for name in ("supernet.safetensors", "train.jsonl"):
-            with replacing(changed.folder / name) as temporary:
-                shutil.copyfile(source / name, temporary)
-        seconds = Metrics.open(source / "metrics.json").seconds("supernet")
-        Metrics.open(changed.folder / "metrics.json").add_seconds("supernet", seconds)
-        changed.save(changed.folder)
+        share_supernet(source, changed)
     return changed
 
 
@@ -242,7 +238,7 @@ def eval_(
             raise ConfigError("say what to evaluate on: --data DIR")
         config = RunConfig.load(folder)
         data, skip_bad = config.data, skip_bad or config.skip_bad
-        cut = {key: getattr(config, key) for key in ("seed", "val_fraction", "test_fraction")}
+        cut = config.split
     classifier = open_classifier(source, checkpoint, model)
     samples, part, skipped = labelled_part(classifier, data, split, skip_bad=skip_bad, **cut)
     score = evaluate(classifier.model, samples, batch_size, _resolved(precision))
@@ -375,7 +371,7 @@ def _resolved(precision: AnyPrecision) -> Precision:
     return native_precision() if precision == "auto" else precision
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
+COMMANDS: dict[str, Callable[..., int | None]] = {
     "run": run,
     "train": train,
     "search": search,
@@ -384,6 +380,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "predict": predict,
     "info": info,
     "report": report,
+    "bench": bench,
+    "table": table,
     "demo": demo,
 }
-"""The functions behind the commands, by name."""
+"""The functions behind the commands, by name; what they give is the exit code, 0 for None."""

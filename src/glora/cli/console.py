@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
-__all__ = ["ConsoleProgress", "SilentProgress", "print_json", "print_lines", "print_results", "print_table", "stdout"]
+__all__ = ["ConsoleProgress", "print_json", "print_lines", "print_results", "print_table", "stdout"]
 
 # Off a terminal, a bar becomes a line every so many seconds.
 _LINE_SECONDS = 15.0
@@ -76,17 +76,6 @@ class ConsoleProgress:
             self._console.print(f"{label} {done}/{total}{ahead}  {figure}", markup=False, soft_wrap=True)
 
         return show
-
-
-class SilentProgress:
-    """Says nothing: what all but the main process of a training do."""
-
-    def say(self, text: str) -> None:
-        """One line of news, not shown."""
-
-    def bar(self, label: str, total: int) -> Callable[[int, str], None]:
-        """A bar that is not shown."""
-        return lambda done, figure: None
 
 
 def stdout() -> Console:

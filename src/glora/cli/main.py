@@ -13,7 +13,7 @@ from glora.errors import ConfigError, GloraError
 
 __all__ = ["main"]
 
-_RESUMED = ("run", "train", "search", "demo")
+_RESUMED = ("run", "train", "search", "demo", "bench")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; those of this process if None.
 
     Returns:
-        0: done; 2: wrong use or input, told in one line; 130: interrupted; 1: our fault.
+        0: done; 2: wrong use or input, told in one line; 130: interrupted; 1: our fault, or cells of a bench failed.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -63,5 +63,4 @@ def _run(given: list[str]) -> int:
     if "config" in values:
         settings = {field: values.pop(field) for field in RunConfig.__dataclass_fields__}
         values |= {"config": RunConfig(**settings), "line": shlex.join(["glora", *given])}
-    COMMANDS[name](**values)
-    return 0
+    return COMMANDS[name](**values) or 0

@@ -1,0 +1,26 @@
+"""Sweeps of methods over data sets and seeds, and the tables of what came out; see docs/bench.md."""
+
+from __future__ import annotations
+
+from glora.bench.cells import Cell, Task
+from glora.bench.plan import Plan
+from glora.bench.published import PublishedRow, published_rows
+from glora.bench.render import render
+from glora.bench.results import Results, read_results
+from glora.bench.sweep import make_tasks, run_cells
+from glora.bench.table import Table, make_table
+
+__all__ = [
+    "Cell",
+    "Plan",
+    "PublishedRow",
+    "Results",
+    "Table",
+    "Task",
+    "make_table",
+    "make_tasks",
+    "published_rows",
+    "read_results",
+    "render",
+    "run_cells",
+]

@@ -1,0 +1,54 @@
+"""A bench so small that it takes seconds: three methods on the coloured pictures, two rates, two seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from glora.bench import Plan, Results, run_cells
+from helpers import one_thread
+from small_run import SIDE, Told, pictures, weights
+
+# What two doings of the same cell may differ in.
+_TIMES = ("seconds", "memory", "machine")
+
+
+def plan(**changes: Any) -> dict[str, Any]:
+    return {
+        "model": "test_vit",
+        "checkpoint": str(weights()),
+        "size": SIDE,
+        "data": {"colours": {"folder": str(pictures()), "group": "natural"}},
+        "methods": {
+            "linear": {"peer": "linear"},
+            "lora": {"peer": "lora", "rank": 2},
+            "ours": {"peer": "glora", "rank": 2, "options": {"budget": 3000, "generations": 1, "population": 6}},
+        },
+        "seeds": [0, 1],
+        "train": {"epochs": 2, "batch_size": 12, "precision": "fp32"},
+        "lr": {"values": [1e-4, 1e-3], "seed": 0},
+        "threads": 1,
+        **changes,
+    }
+
+
+def write(folder: Path, value: Any) -> Path:
+    path = folder / "plan.yaml"
+    path.write_text(value if isinstance(value, str) else yaml.safe_dump(value, sort_keys=False), "utf-8")
+    return path
+
+
+def do(folder: Path, out: Path, workers: int = 1, **changes: Any) -> list[dict[str, Any]]:
+    """Do a plan; what failed."""
+    read = Plan.read(write(folder, plan(**changes)), out)
+    with one_thread():
+        results = Results(out / "results.jsonl")
+        return run_cells(read.cells, results, out, Told(), workers=workers, threads=read.threads)
+
+
+def comparable(lines: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    kept = [{key: value for key, value in line.items() if key not in _TIMES} for line in lines]
+    return sorted(kept, key=lambda line: str(line["key"]))

@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from glora.bench import make_table, published_rows, read_results, render
+from glora.bench.statistics import critical_difference, difference, mean_ranks
+from glora.errors import ConfigError, DataError
+from small_run import call
+
+# By method, task and seed.
+SCORES: dict[str, dict[str, list[float]]] = {
+    "good": {"svhn": [0.9, 0.8], "dtd": [0.7, 0.7], "kitti": [0.5, 0.6]},
+    "fair": {"svhn": [0.8, 0.7], "dtd": [0.7, 0.7], "kitti": [0.6, 0.7]},
+    "poor": {"svhn": [0.1, 0.2], "dtd": [0.3, 0.4], "kitti": [0.2, 0.1]},
+}
+GROUPS = {"svhn": "natural", "dtd": "natural", "kitti": "structured"}
+
+
+def result(method: str, task: str, seed: int, accuracy: float, **changes: Any) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "key": f"{method} {task} {seed}",
+        "task": task,
+        "group": GROUPS.get(task),
+        "protocol": "vtab",
+        "shots": None,
+        "method": method,
+        "rank": None,
+        "seed": seed,
+        "model": {"model": "vit_base_patch16_224.augreg_in21k"},
+        "preprocessing": {
+            "size": 224,
+            "mean": [0.485, 0.456, 0.406],
+            "std": [0.229, 0.224, 0.225],
+            "interpolation": "bicubic",
+            "resize": "squash",
+        },
+        "parameters": 1000,
+        "tests": {"test": accuracy},
+        "trained_on": "train+val",
+        "split": task,
+        **changes,
+    }
+
+
+def results(**changes: Any) -> list[dict[str, Any]]:
+    return [
+        result(method, task, seed, accuracy, **changes)
+        for method, tasks in SCORES.items()
+        for task, seeds in tasks.items()
+        for seed, accuracy in enumerate(seeds)
+    ]
+
+
+def rows(table: Any) -> dict[str, Any]:
+    return {row.name: row for row in table.rows}
+
+
+def test_figures_and_both_averages_are_those_of_a_pencil() -> None:
+    table = make_table(results())
+    good = rows(table)["good"]
+    assert [column.task for column in table.columns] == ["dtd", "svhn", "kitti"]
+    assert [figure.mean for figure in good.figures] == pytest.approx([0.7, 0.85, 0.55])
+    assert [figure.deviation for figure in good.figures] == pytest.approx([0.0, 0.005**0.5, 0.005**0.5])
+    assert good.task_mean == pytest.approx((0.7 + 0.85 + 0.55) / 3)
+    assert good.group_mean == pytest.approx(((0.7 + 0.85) / 2 + 0.55) / 2)
+    # good is 1st, shares 1st, is 2nd.
+    assert good.rank.value == pytest.approx((1 + 1.5 + 2) / 3)
+    assert rows(table)["poor"].rank == (3.0, 3.0, 3.0)
+    assert [row.name for row in table.rows] == ["good", "fair", "poor"]
+
+
+def test_the_order_of_results_does_not_matter() -> None:
+    lines = results()
+    assert make_table(lines, "fair") == make_table(lines[::-1], "fair")
+
+
+def test_the_difference_is_paired_by_task_and_seed() -> None:
+    table = make_table([line for line in results() if (line["method"], line["seed"]) != ("poor", 1)], "poor")
+    gap = rows(table)["good"].gap
+    assert gap.value == pytest.approx(statistics.mean([0.8, 0.4, 0.3]))  # seed 0 alone, which poor has
+    assert rows(table)["poor"].gap is None
+    # Constant differences leave nothing to chance.
+    shifted = np.array([[0.3, 0.5], [0.6, 0.1]])
+    assert difference(shifted + 0.25, shifted) == pytest.approx((0.25, 0.25, 0.25))
+
+
+def test_intervals_are_those_of_scipy() -> None:
+    gaps = np.random.default_rng(3).normal(0.02, 0.05, (12, 1))
+    found = difference(gaps, np.zeros_like(gaps))
+    expected = scipy.stats.bootstrap(
+        (gaps[:, 0],), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(5)
+    ).confidence_interval
+    assert found.value == pytest.approx(gaps.mean())
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=2e-3)
+
+
+def test_seeds_are_drawn_within_tasks() -> None:
+    gaps = np.array([[0.0, 1.0]])
+    # One task, two seeds: a draw is 0, a half or 1 with probabilities 1, 2 and 1 in 4.
+    assert difference(gaps, np.zeros_like(gaps)) == pytest.approx((0.5, 0.0, 1.0))
+
+
+def test_ranks_are_those_of_scipy_and_their_interval_holds_them() -> None:
+    scores = np.random.default_rng(1).random((4, 9, 3)).round(1)
+    expected = np.mean([scipy.stats.rankdata(-scores[:, task].mean(axis=1)) for task in range(9)], axis=0)
+    found = mean_ranks(scores)
+    assert [one.value for one in found] == pytest.approx(list(expected))
+    assert all(one.low < one.value < one.high for one in found)
+
+
+@pytest.mark.parametrize(("methods", "q"), [(2, 1.960), (3, 2.343), (5, 2.728), (10, 3.164)])
+def test_the_critical_difference_is_that_of_the_published_quantiles(methods: int, q: float) -> None:
+    # Demšar 2006, table 5a.
+    assert critical_difference(methods, 14) == pytest.approx(q * (methods * (methods + 1) / 84) ** 0.5, abs=1e-3)
+
+
+def test_what_is_missing_or_does_not_fit_is_said() -> None:
+    lines = [line for line in results() if (line["method"], line["task"]) != ("poor", "dtd")]
+    failed = {key: value for key, value in lines[0].items() if key != "tests"}
+    lines.append({**failed, "key": "x", "method": "bad", "error": "no memory"})
+    lines[0] = {**lines[0], "split": "another", "trained_on": "train", "model": {"model": "resnet"}}
+    table = make_table(lines)
+    poor = rows(table)["poor"]
+    assert (poor.group_mean, poor.task_mean, poor.rank) == (None, None, None)
+    assert rows(table)["fair"].rank.value == pytest.approx((2 + 1.5 + 1) / 3)
+    text = "\n".join(table.notes)
+    for part in (
+        "poor has no result on 1 of 3 tasks",
+        "several backbones",
+        "several parts of the data",
+        "svhn: results on several splits",
+        "failed: bad on svhn, seed 0: no memory",
+        "over 3 tasks are narrower",
+    ):
+        assert part in text
+    assert "warning" not in "\n".join(make_table(results()).notes[:2])
+
+
+def test_ranks_of_a_method_and_several_tests_are_rows_and_columns() -> None:
+    lines = [
+        result("lora", "in", 0, 0.5, rank=rank, key=str(rank), tests={"r, 200 classes": 0.5, "r": 0.1}, shots=16)
+        for rank in (2, 8)
+    ]
+    table = make_table(lines)
+    assert {row.name for row in table.rows} == {"lora, rank 2", "lora, rank 8"}
+    assert [column.label for column in table.columns] == ["in: r, 16 shots", "in: r, 200 classes, 16 shots"]
+
+
+def test_published_rows_average_as_their_sources_say() -> None:
+    found = {row.method: row for row in published_rows("vtab")}
+    tasks = list(found["GLoRA"].accuracies)
+    assert len(tasks) == 19
+    # Group means stated by PACE's table 12, and the flat mean of arXiv 2409.16434's LoRA.
+    natural, special, structured = tasks[:7], tasks[7:11], tasks[11:]
+    means = [statistics.mean(found["GLoRA"].accuracies[t] for t in part) for part in (natural, special, structured)]
+    assert means == pytest.approx([0.8361, 0.8702, 0.6327], abs=2e-4)
+    assert statistics.mean(found["LoRA (tuned)"].accuracies.values()) == pytest.approx(0.7291, abs=2e-4)
+    assert all(row.source and row.protocol and row.preprocessing for row in found.values())
+    assert all(0 < one < 1 for row in found.values() for one in row.accuracies.values())
+
+
+def test_published_rows_stand_beside_ours_with_warnings_where_conditions_differ() -> None:
+    table = make_table(results(), published=published_rows("vtab"))
+    glora = rows(table)["GLoRA"]
+    assert [figure.mean for figure in glora.figures] == pytest.approx([0.746, 0.915, 0.862])
+    assert "2409.17137" in str(glora.source)
+    text = "\n".join(table.notes)
+    assert "published 224 px squashed, not normalised: Convpass (tuned)" in text
+    assert "published 224 px squashed, bicubic, ImageNet" not in text
+    assert "warning: split" not in text
+    assert "warning: backbone" not in text
+    other = make_table(
+        results(protocol=None, trained_on="train", model={"model": "resnet"}), published=published_rows("vtab")
+    )
+    text = "\n".join(other.notes)
+    for part in ("split: dtd, kitti, svhn: not results", "without the 200 validation images", "backbone: ours resnet"):
+        assert part in text
+
+
+def test_latex_escapes_and_has_as_many_cells_in_every_line() -> None:
+    lines = [result(r"a_b & 50% {x} \y #1 $^~", task, 0, 0.5) for task in GROUPS]
+    text = render(make_table(lines, published=published_rows("vtab")), "latex")
+    assert r"a\_b \& 50\% \{x\} \textbackslash{}y \#1 \$\textasciicircum{}\textasciitilde{} & 1,000 & 50.0" in text
+    assert r"FacT-TT\textless{}=16" in text
+    assert r" & \multicolumn{2}{c}{natural} & \multicolumn{1}{c}{structured} & " in text
+    body = [line for line in text.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
+    width = len(text.split(r"\begin{tabular}{")[1].split("}")[0])
+    assert {line.replace(r"\&", "").count("&") for line in body} == {width - 1}
+
+
+def test_markdown_and_csv_hold_the_same_figures() -> None:
+    table = make_table(results(), "fair")
+    line = next(line for line in render(table).splitlines() if line.startswith("| good"))
+    assert line.startswith("| good | 1,000 | 70.0 ± 0.0 | 85.0 ± 7.1 | 55.0 ± 7.1 | 66.")
+    rows = list(csv.DictReader(io.StringIO(render(table, "csv"))))
+    assert float(rows[0]["natural: svhn"]) == pytest.approx(0.85)
+    assert float(rows[0]["mean of groups"]) == pytest.approx(0.6625)
+    assert rows[1]["gap"] == ""
+
+
+def test_the_command_prints_what_is_on_file(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in results()) + '{"format": 1, "torn', "utf-8")
+    done = call("table", tmp_path, "--reference", "poor", "--published", "vtab")
+    assert done.code == 0, done.err
+    assert done.out == render(make_table(results(), "poor", published_rows("vtab")))
+    value = json.loads(call("table", path, "--json").out)
+    assert value["rows"][0]["name"] == "good"
+    done = call("table", path, "--format", "csv")
+    assert "Mean of groups" in done.err
+    assert "Mean of groups" not in done.out
+    assert call("table", path, "--reference", "best").err == (
+        "glora: there is no method 'best' in the results, but fair, good, poor\n"
+    )
+
+
+def test_wrong_results_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    with pytest.raises(DataError, match=r"no such file: glora bench PLAN.yaml"):
+        read_results([path])
+    path.write_text("{}\n", "utf-8")
+    with pytest.raises(DataError, match="line 1: no result of format 1"):
+        read_results([path])
+    path.write_text("{\n", "utf-8")
+    with pytest.raises(DataError, match="line 1: no JSON"):
+        read_results([path])
+    with pytest.raises(DataError, match="no finished result"):
+        make_table([])
+    with pytest.raises(DataError, match="two results of good on svhn with seed 0"):
+        make_table([*results(), result("good", "svhn", 0, 0.3, key="other")])
+    with pytest.raises(ConfigError, match="no published rows of 'imagenet'"):
+        published_rows("imagenet")
+
+
+def test_a_failure_never_hides_a_success(tmp_path: Path) -> None:
+    good, bad = result("a", "t", 0, 0.5), {**result("a", "t", 0, 0.5), "error": "x"}
+    for name, lines in (("one", [bad, good]), ("two", [good, bad])):
+        (tmp_path / name).write_text("".join(f"{json.dumps(line)}\n" for line in lines), "utf-8")
+        assert read_results([tmp_path / name]) == [good]
