@@ -11,7 +11,7 @@ from torch import nn
 
 from glora.backbones import load_backbone
 from glora.checkpoint import load, load_merged, read_metadata
-from glora.data import ImageSamples, Listing, Preprocessing, has_splits, images_in, is_vtab, list_data, list_whole
+from glora.data import ImageSamples, Listing, Preprocessing, has_parts, images_in, list_data, list_one_part
 from glora.errors import CheckpointError, DataError
 from glora.evaluate import predict_logits
 from glora.model import GLoRAModel
@@ -173,7 +173,7 @@ def labelled_part(
 
     Args:
         classifier: whose classes the labels refer to, by name.
-        source: as in :func:`glora.data.list_data`; a folder of class folders without splits is taken as a whole.
+        source: as in :func:`glora.data.list_data`; a folder or table without splits is taken as a whole.
         split: "train", "val", "test" or "all"; "auto" for "test", or "all" where there are no splits.
         skip_bad: go on without files that cannot be read.
         **cut: what else :func:`glora.data.list_data` takes, where the split is cut by a seed.
@@ -184,11 +184,11 @@ def labelled_part(
     Raises:
         DataError: if there is no such split, or a class that the classifier does not know.
     """
-    plain = source != "digits" and not is_vtab(source) and not has_splits(source)
+    plain = not has_parts(source)
     if split == "auto":
         split = "all" if plain and not cut else "test"
     whole = plain and split == "all"
-    listing = list_whole(source, skip_bad=skip_bad) if whole else list_data(source, skip_bad=skip_bad, **cut)
+    listing = list_one_part(source, skip_bad=skip_bad) if whole else list_data(source, skip_bad=skip_bad, **cut)
     names = ("train", "val", "test") if split == "all" else (split,)
     parts = [part for name in names if (part := getattr(listing, name)) is not None]
     if not parts:

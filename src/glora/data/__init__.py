@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from glora.data.cut import k_shot
 from glora.data.digits import list_digits
 from glora.data.folder import has_splits, images_in, list_folder, list_whole
 from glora.data.images import read_image
@@ -12,6 +13,7 @@ from glora.data.listing import Listing, Part
 from glora.data.preprocess import Preprocessing
 from glora.data.samples import ImageSamples, Samples, TensorSamples, as_samples
 from glora.data.splits import digest, stratified_split
+from glora.data.table import is_table, list_table, list_whole_table, table_has_splits, write_table
 from glora.data.vtab import is_vtab, list_vtab
 
 __all__ = [
@@ -24,15 +26,20 @@ __all__ = [
     "TensorSamples",
     "as_samples",
     "digest",
+    "has_parts",
     "has_splits",
     "images_in",
+    "is_table",
     "is_vtab",
+    "k_shot",
     "label_data",
     "list_data",
+    "list_one_part",
     "list_whole",
     "open_data",
     "read_image",
     "stratified_split",
+    "write_table",
 ]
 
 
@@ -72,7 +79,7 @@ def list_data(
 
     Args:
         source: a folder ``DIR/<class>/*`` or ``DIR/{train,val,test}/<class>/*``; a folder of VTAB-1k (known by its
-            ``train800.txt``); or "digits".
+            ``train800.txt``); a table .csv, .tsv or .jsonl of path, label and perhaps split; or "digits".
         seed: of the split, where there is none.
         val_fraction: share of the images cut off for validation, where there is no such part.
         test_fraction: share of the images cut off for the test, where the folder has no parts.
@@ -85,4 +92,25 @@ def list_data(
         return list_digits(seed)
     if is_vtab(source):
         return list_vtab(source)
-    return list_folder(source, seed=seed, val_fraction=val_fraction, test_fraction=test_fraction, skip_bad=skip_bad)
+    lister = list_table if is_table(source) else list_folder
+    return lister(source, seed=seed, val_fraction=val_fraction, test_fraction=test_fraction, skip_bad=skip_bad)
+
+
+def has_parts(source: str | Path) -> bool:
+    """Whether data say themselves which images are to train on and which to test on.
+
+    Raises:
+        DataError: for a table that cannot be read.
+    """
+    if is_table(source):
+        return table_has_splits(source)
+    return str(source) == "digits" or is_vtab(source) or has_splits(source)
+
+
+def list_one_part(source: str | Path, *, skip_bad: bool = False) -> Listing:
+    """List a folder ``DIR/<class>/*`` or a table as one part, the training part of the listing, to evaluate on.
+
+    Raises:
+        DataError: one line naming the file or folder at fault and what to do.
+    """
+    return (list_whole_table if is_table(source) else list_whole)(source, skip_bad=skip_bad)
