@@ -39,6 +39,7 @@ LAYERS = {
     "crossval": 3,
     "metrics": 3,
     "data": 3,
+    "protocols": 3,
     "backbones": 3,
     "strategies": 3,
 }

@@ -21,7 +21,7 @@ __all__ = ["build_parser", "spell"]
 _EPILOG = "Flags may be written with - or _ between words; one that is true or false needs no value."
 
 
-_POSITIONAL = frozenset({"source", "run", "images", "name", "dir"})
+_POSITIONAL = frozenset({"source", "run", "images", "name", "dir", "table", "shots", "corruption"})
 
 
 class _Parser(ArgumentParser):

@@ -130,7 +130,7 @@ def _read(path: Path, skip_bad: bool) -> tuple[dict[str, Part], tuple[str, ...],
         raise DataError(f"{path}: some lines have a split and some have none: give all of them one")
     if not found:
         raise DataError(f"{path}: none of its {len(rows)} images can be read")
-    parts = {
+    parts: dict[str, Part] = {
         split: Part(*(tuple(column) for column in zip(*found[split], strict=True)))
         for split in ("all", "train", "val", "test")
         if split in found
