@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,23 @@ from torch import nn
 
 from glora.backbones import load_backbone
 from glora.checkpoint import load, load_merged, read_metadata
-from glora.data import ImageSamples, Listing, Part, Preprocessing, has_parts, images_in, list_data, list_one_part
+from glora.data import ImageSamples, Listing, Part, Preprocessing, images_in, pick_part
 from glora.errors import CheckpointError, DataError
 from glora.evaluate import predict_logits
 from glora.model import GLoRAModel
 from glora.precision import Precision
 from glora.train.processes import Processes
 
-__all__ = ["Classifier", "Prediction", "adapter_of", "labelled_images", "labelled_part", "open_adapter", "open_classifier", "predict"]
+__all__ = [
+    "Classifier",
+    "Prediction",
+    "adapter_of",
+    "labelled_images",
+    "labelled_part",
+    "open_adapter",
+    "open_classifier",
+    "predict",
+]
 
 # Images decoded at a time, so that a large folder needs little memory and shows results early.
 _CHUNK = 512
@@ -214,19 +223,9 @@ def labelled_images(
     Raises:
         DataError: if there is no such split, or a class that the classifier does not know.
     """
-    plain = not has_parts(source)
-    if split == "auto":
-        split = "all" if plain and not cut else "test"
-    whole = plain and split == "all"
-    listing = list_one_part(source, skip_bad=skip_bad) if whole else list_data(source, skip_bad=skip_bad, **cut)
-    names = ("train", "val", "test") if split == "all" else (split,)
-    parts = [part for name in names if (part := getattr(listing, name)) is not None]
-    if not parts:
-        raise DataError(f"{source}: has no {split} images: give --split train, val or all, or other --data")
-    labels = _known_labels(classifier, listing, source, [label for part in parts for label in part.labels])
-    images = tuple(image for part in parts for image in part.images)
-    paths = tuple(name for part in parts for name in part.names)
-    return Part(images, paths, tuple(labels)), split, len(listing.skipped)
+    picked = pick_part(source, split, skip_bad=skip_bad, **cut)
+    labels = _known_labels(classifier, picked.listing, source, list(picked.part.labels))
+    return replace(picked.part, labels=tuple(labels)), picked.split, len(picked.listing.skipped)
 
 
 def _known_labels(classifier: Classifier, listing: Listing, source: str, labels: list[int]) -> list[int]:

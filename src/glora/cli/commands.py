@@ -13,8 +13,8 @@ import torch
 
 from glora.checkpoint import read_metadata, save_merged
 from glora.cli import info as info_
-from glora.cli.evaluation import AnyPrecision, check_batch, eval_, resolved
 from glora.cli.console import ConsoleProgress, SilentProgress, print_lines, print_results, print_table
+from glora.cli.evaluation import AnyPrecision, check_batch, eval_, resolved
 from glora.comparison import Comparison
 from glora.config import RunConfig, parse_count
 from glora.data import Preprocessing

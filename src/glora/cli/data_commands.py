@@ -97,7 +97,9 @@ def _check_protocol(protocol: Protocol, folder: str, json: bool) -> list[str]:
     found = check_protocol(protocol, folder)
     usable = {(task.name, len(task.listing.train), sum(len(test.part) for test in task.tests)) for task in found.tasks}
     if json:
-        tasks = [{"task": task.name, "shots": task.shots, "seed": task.seed, "split": task.split} for task in found.tasks]
+        tasks = [
+            {"task": task.name, "shots": task.shots, "seed": task.seed, "split": task.split} for task in found.tasks
+        ]
         print_json({"data": folder, "protocol": protocol, "tasks": tasks, "problems": found.problems})
         return found.problems
     for problem in found.problems:
@@ -231,13 +233,14 @@ def _look(folder: str, skip_bad: bool) -> _Check:
         listing = list_data(folder, skip_bad=True)
     except DataError as error:
         return _Check(folder, None, Counter(), [str(error)])
-    sides, bad = _decoded([image for part in (listing.train, listing.val, listing.test) if part for image in part.images])
+    sides, bad = _decoded(
+        [image for part in (listing.train, listing.val, listing.test) if part for image in part.images]
+    )
     if not skip_bad:
         problems = [f"{path}: {reason}" for path, reason in listing.skipped]
         return _Check(folder, listing, sides, problems + list(bad.values()))
     # As a run does it: the test part stays as it is listed, since it is read at the very end.
-    kept = {name: _without(part, bad) for name, part in (("train", listing.train), ("val", listing.val))}
-    found = replace(listing, **kept)
+    found = replace(listing, train=_without(listing.train, bad), val=_without(listing.val, bad))
     absent = sorted(set(range(len(listing.classes))) - set(found.train.labels)) if listing.complete else []
     problems = [f"class {listing.classes[label]!r} has no training image that can be read: add one" for label in absent]
     skipped = (*listing.skipped, *((path, text.removeprefix(f"{path}: ")) for path, text in bad.items()))
@@ -314,5 +317,11 @@ def _sizes_text(sides: Counter[tuple[int, int]]) -> str:
     return first if first == last else f"{len(sides)} sizes from {first} to {last}"
 
 
-DATA_COMMANDS: dict[str, Callable[..., None]] = {"make": make, "check": check, "list": list_, "shots": shots, "shift": shift}
+DATA_COMMANDS: dict[str, Callable[..., None]] = {
+    "make": make,
+    "check": check,
+    "list": list_,
+    "shots": shots,
+    "shift": shift,
+}
 """The functions behind ``glora data``, by name."""

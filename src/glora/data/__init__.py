@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from glora.data.cut import k_shot
 from glora.data.digits import list_digits
@@ -15,12 +17,14 @@ from glora.data.samples import ImageSamples, Samples, TensorSamples, as_samples
 from glora.data.splits import digest, stratified_split
 from glora.data.table import is_table, list_table, list_whole_table, table_has_splits, write_table
 from glora.data.vtab import is_vtab, list_vtab
+from glora.errors import DataError
 
 __all__ = [
     "ImageSamples",
     "LabelledData",
     "Listing",
     "Part",
+    "PickedPart",
     "Preprocessing",
     "Samples",
     "TensorSamples",
@@ -37,6 +41,7 @@ __all__ = [
     "list_one_part",
     "list_whole",
     "open_data",
+    "pick_part",
     "read_image",
     "stratified_split",
     "write_table",
@@ -114,3 +119,42 @@ def list_one_part(source: str | Path, *, skip_bad: bool = False) -> Listing:
         DataError: one line naming the file or folder at fault and what to do.
     """
     return (list_whole_table if is_table(source) else list_whole)(source, skip_bad=skip_bad)
+
+
+@dataclass(frozen=True)
+class PickedPart:
+    """Images to evaluate on.
+
+    Args:
+        listing: that they are from.
+        part: the images.
+        split: its name: train, val, test or all.
+    """
+
+    listing: Listing
+    part: Part
+    split: str
+
+
+def pick_part(source: str | Path, split: str = "auto", *, skip_bad: bool = False, **cut: Any) -> PickedPart:
+    """List one part of a data set, to evaluate on.
+
+    Args:
+        source: as in :func:`list_data`; a folder or table without splits is taken as a whole.
+        split: "train", "val", "test" or "all"; "auto" for "test", or "all" where there are no splits.
+        skip_bad: go on without files that cannot be read.
+        **cut: what else :func:`list_data` takes, where the split is cut by a seed.
+
+    Raises:
+        DataError: if there is no such part; as :func:`list_data`.
+    """
+    plain = not has_parts(source)
+    if split == "auto":
+        split = "all" if plain and not cut else "test"
+    whole = plain and split == "all"
+    listing = list_one_part(source, skip_bad=skip_bad) if whole else list_data(source, skip_bad=skip_bad, **cut)
+    names = ("train", "val", "test") if split == "all" else (split,)
+    parts = [part for name in names if (part := getattr(listing, name)) is not None]
+    if not parts:
+        raise DataError(f"{source}: has no {split} images: give --split train, val or all, or other --data")
+    return PickedPart(listing, Part.joined(parts), split)

@@ -84,7 +84,7 @@ def read_list(path: Path, rule: ListRule) -> tuple[Part, list[str]]:
         found.append((image, name, label))
         seen.setdefault(name, []).append(number)
     _check_whole(path, rule, len(lines), seen, {label for _, _, label in found}, wrong)
-    return Part(*(tuple(column) for column in zip(*found, strict=True))) if found else Part((), (), ()), wrong.lines()
+    return Part.of(found), wrong.lines()
 
 
 def _parse(line: str, where: str, rule: ListRule, wrong: _Complaints) -> tuple[str, int] | None:

@@ -72,7 +72,7 @@ def list_whole_table(path: str | Path, *, skip_bad: bool = False) -> Listing:
     """List a table as one part, to evaluate on, as :func:`glora.data.list_whole` does a folder."""
     path = Path(path)
     parts, classes, skipped = _read(path, skip_bad)
-    whole = Part(*(sum((getattr(part, key) for part in parts.values()), ()) for key in ("images", "names", "labels")))
+    whole = Part.joined(parts.values())
     return Listing(path.stem, "table, as a whole", classes, whole, whole.take(()), None, tuple(skipped))
 
 
@@ -131,9 +131,7 @@ def _read(path: Path, skip_bad: bool) -> tuple[dict[str, Part], tuple[str, ...],
     if not found:
         raise DataError(f"{path}: none of its {len(rows)} images can be read")
     parts: dict[str, Part] = {
-        split: Part(*(tuple(column) for column in zip(*found[split], strict=True)))
-        for split in ("all", "train", "val", "test")
-        if split in found
+        split: Part.of(found[split]) for split in ("all", "train", "val", "test") if split in found
     }
     return parts, classes, skipped
 
