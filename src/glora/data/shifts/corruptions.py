@@ -1,8 +1,8 @@
 """The fifteen corruptions of ImageNet-C (Hendrycks and Dietterich, arXiv 1903.12261), by their published settings.
 
 Each takes a square RGB image (S, S, 3), float64 from 0 to 1, a severity from 0 (mildest) to 4 and a generator, and
-gives the same shape, clipped by the caller. Lengths in pixels are those published for S = 224. Frost lays a texture over
-the image that is drawn here, where ImageNet-C has five photographs.
+gives the same shape, clipped by the caller. Lengths in pixels are those published for S = 224. Frost lays a texture
+over the image that is drawn here, where ImageNet-C has five photographs.
 """
 
 from __future__ import annotations
