@@ -1,4 +1,4 @@
-"""Folders in the published layouts, with one picture behind many names, and fewer lines where that is all that changes."""
+"""Folders in the published layouts: one picture behind many names, and fewer lines where nothing else changes."""
 
 from __future__ import annotations
 

@@ -44,9 +44,7 @@ def test_vtab_names_what_is_missing(tmp_path: Path) -> None:
     problems = check_protocol("vtab", tmp_path).problems
     assert len(problems) == 18
     assert all(any(name in line for line in problems) for name in VTAB if name != "kitti")
-    with pytest.raises(
-        DataError, match=r"cifar: no such folder: the data set cifar of VTAB-1k is missing; 17 more: gl"
-    ):
+    with pytest.raises(DataError, match=r"cifar: no such folder: the data set cifar of VTAB-1k is missing; 17 more"):
         tasks("vtab", tmp_path)
     (own / "train800val200.txt").unlink()
     with pytest.raises(DataError, match=r"train800val200\.txt: no such file: VTAB-1k has"):
@@ -210,7 +208,7 @@ def test_domain_table() -> None:
             "imagenet/annotations/val_meta.list",
             "00000003",
             "00000093",
-            r"line 3: ILSVRC2012_val_00000093.JPEG: no such",
+            r"line 3: ILSVRC2012_val_00000093.JPEG: no",
         ),
         ("imagenet-adversarial/annotations/val_meta.list", " 3\n", " 4\n", "of 3 classes|has images of 3"),
         ("imagenet-rendition/annotations/val_meta.list", " 4\n", " 6\n", "line 1: label 6 is out of range"),
