@@ -6,6 +6,7 @@ import colorsys
 import io
 import itertools
 import math
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -172,7 +173,7 @@ def test_glass_moves_pixels_no_further_than_published() -> None:
 
 def test_fog_by_the_formula() -> None:
     image = smooth(side=80)
-    seed = np.random.SeedSequence([__import__("zlib").crc32(b"fog"), 2, 9])
+    seed = np.random.SeedSequence([zlib.crc32(b"fog"), 2, 9])
     haze = plasma(256, 2, np.random.Generator(np.random.PCG64(seed)))[:80, :80, None]
     x = image / 255
     wanted = np.clip((x + 2 * haze) * x.max() / (x.max() + 2), 0, 1) * 255

@@ -144,7 +144,7 @@ def test_broken_fewshot(
 ) -> None:
     few(tmp_path, monkeypatch, (1,))
     change(tmp_path / "oxford-pets" / "annotations" / file, old, new)
-    if file.endswith("seed_2"):  # a list without the doubled lines is not the published one
+    if file.endswith("seed_2"):  # the two other lists are whole
         assert len(check_protocol("fewshot", tmp_path, ["oxford-pets"]).tasks) == 2
     with pytest.raises(DataError, match=message):
         tasks("fewshot", tmp_path, names=["oxford-pets"])
@@ -228,7 +228,7 @@ def test_broken_domain(
 
 
 def test_domain_names_every_missing_set(tmp_path: Path) -> None:
-    (problems) = check_protocol("domain", tmp_path).problems
+    problems = check_protocol("domain", tmp_path).problems
     assert [problem.split(": ")[0].rsplit("/")[-1] for problem in problems] == [
         "imagenet",
         "imagenetv2",
