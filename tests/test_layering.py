@@ -41,6 +41,7 @@ LAYERS = {
     "metrics": 3,
     "machine": 3,
     "data": 3,
+    "protocols": 3,
     "backbones": 3,
     "strategies": 3,
 }

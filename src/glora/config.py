@@ -65,8 +65,8 @@ class RunConfig:
     """All settings of ``glora run``.
 
     Args:
-        data: a folder DIR/CLASS/*.jpg or DIR/{train,val,test}/CLASS/*.jpg, the folder of a VTAB-1k data set, or
-            "digits".
+        data: a folder DIR/CLASS/*.jpg or DIR/{train,val,test}/CLASS/*.jpg, the folder of a VTAB-1k data set, a
+            table .csv, .tsv or .jsonl of path, label and perhaps split, or "digits".
         model: a timm name, "hf:NAME" or "hf:FOLDER" for transformers, or "offline/dinov2-small", which needs no hub.
         out: the run folder, runs/NAME-OF-THE-DATA if not given; an unfinished run found there goes on.
         checkpoint: local weights (.safetensors, .npz, .pth) for a timm model, instead of the hub's.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,7 +25,7 @@ from glora.strategies.scorer import Batches, Scorer
 from glora.structure import Structure
 from glora.trainable import Trainable
 
-__all__ = ["Evaluator", "Outcomes", "evaluate", "logits_of", "outcomes", "predict_logits"]
+__all__ = ["Evaluator", "Outcomes", "evaluate", "evaluate_spaces", "logits_of", "outcomes", "predict_logits"]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -135,18 +135,72 @@ def _outcomes(
     with _evaluating(model, precision) as device:
         for batch in batches:
             logits, own = _logits(model, samples, batch, device), labels[batch]
-            if int(labels.max()) >= logits.shape[1]:
-                raise DataError(
-                    f"label {int(labels.max())} has no logit: the model's head has {logits.shape[1]} outputs"
-                )
-            right[batch] = logits.argmax(1) == own
-            losses[batch] = F.cross_entropy(logits.double(), own, reduction="none").clamp(min=0)
+            _check_logits(int(labels.max()), logits)
+            judged = _judge(logits, own)
+            right[batch], losses[batch] = judged.correct, judged.losses
             seen += len(batch)
             if bar is not None and seen < count:
                 bound = _bound(count - seen + int(right.sum()), losses)
                 if bound.below(bar):
                     return Score.stopped(bound, seen, count)
     return Outcomes(right, losses)
+
+
+def _judge(logits: Tensor, labels: Tensor) -> Outcomes:
+    """What logits (N, classes) make of each sample."""
+    losses = F.cross_entropy(logits.double(), labels, reduction="none").clamp(min=0)
+    return Outcomes(logits.argmax(1) == labels, losses)
+
+
+def _check_logits(label: int, logits: Tensor) -> None:
+    if label >= logits.shape[1]:
+        raise DataError(f"label {label} has no logit: the model's head has {logits.shape[1]} outputs")
+
+
+def evaluate_spaces(
+    model: nn.Module,
+    samples: Samples,
+    spaces: Mapping[str, Sequence[int] | None],
+    batch_size: int = 50,
+    precision: Precision = "fp32",
+) -> dict[str, Score]:
+    """As :func:`evaluate`, once for each choice of the logits that count, with one forward for all of them.
+
+    Args:
+        model: gives logits.
+        samples: inputs with labels.
+        spaces: by name, the classes whose logits count, the others being as if they were not there; None for all.
+        batch_size: images in a forward.
+        precision: as in training.
+
+    Raises:
+        DataError: if there are no samples, a label has no logit, or does not count itself.
+    """
+    if len(samples) == 0:
+        raise DataError("there are no samples to evaluate on")
+    labels = samples.labels.cpu()
+    found: dict[str, list[Outcomes]] = {name: [] for name in spaces}
+    with _evaluating(model, precision) as device:
+        for batch in _in_order(len(samples), batch_size):
+            logits, own = _logits(model, samples, batch, device), labels[batch]
+            for name, classes in spaces.items():
+                _check_logits(max(int(own.max()), *(classes or (0,))), logits)
+                found[name].append(_judge(*_restricted(logits, own, classes, name)))
+    return {
+        name: Outcomes(torch.cat([o.correct for o in parts]), torch.cat([o.losses for o in parts])).score()
+        for name, parts in found.items()
+    }
+
+
+def _restricted(logits: Tensor, labels: Tensor, classes: Sequence[int] | None, name: str) -> tuple[Tensor, Tensor]:
+    """The columns that count, and the labels as places among them."""
+    if classes is None:
+        return logits, labels
+    places = torch.full((logits.shape[1],), -1)
+    places[list(classes)] = torch.arange(len(classes))
+    if bool((places[labels] < 0).any()):
+        raise DataError(f"{name}: label {int(labels[places[labels] < 0][0])} is none of the classes that count")
+    return logits[:, list(classes)], places[labels]
 
 
 def _bound(right: int, losses: Tensor) -> Merit:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import IO, Any
 
 from glora.errors import ConfigError
 
-__all__ = ["locked", "replacing", "write_json", "write_text"]
+__all__ = ["appearing", "locked", "replacing", "write_json", "write_text"]
 
 
 @contextmanager
@@ -65,6 +66,39 @@ def locked(folder: Path) -> Iterator[None]:
                 (folder / ".lock").unlink()
                 for path in new:
                     path.rmdir()
+
+
+@contextmanager
+def appearing(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder beside ``folder`` to fill, then move it into place; it goes if the block raises.
+
+    Raises:
+        ConfigError: if another process is making the same folder.
+    """
+    # Always of the same name, so that the next try finds and overwrites what a kill leaves behind.
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    temporary.mkdir(parents=True, exist_ok=True)
+    with locked(temporary):
+        try:
+            _clear(temporary)
+            yield temporary
+            (temporary / ".lock").unlink(missing_ok=True)
+            if hasattr(os, "sync"):
+                os.sync()
+            if folder.is_dir():
+                folder.rmdir()
+            temporary.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a killed process has left, but for the lock that is held."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != ".lock":
+            path.unlink()
 
 
 def _lock(file: IO[str], folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,23 @@ from torch import nn
 
 from glora.backbones import load_backbone
 from glora.checkpoint import load, load_merged, read_metadata
-from glora.data import ImageSamples, Listing, Preprocessing, has_splits, images_in, is_vtab, list_data, list_whole
+from glora.data import ImageSamples, Listing, Part, Preprocessing, images_in, pick_part
 from glora.errors import CheckpointError, DataError
 from glora.evaluate import predict_logits
 from glora.model import GLoRAModel
 from glora.precision import Precision
 from glora.train.processes import Processes
 
-__all__ = ["Classifier", "Prediction", "adapter_of", "labelled_part", "open_adapter", "open_classifier", "predict"]
+__all__ = [
+    "Classifier",
+    "Prediction",
+    "adapter_of",
+    "labelled_images",
+    "labelled_part",
+    "open_adapter",
+    "open_classifier",
+    "predict",
+]
 
 # Images decoded at a time, so that a large folder needs little memory and shows results early.
 _CHUNK = 512
@@ -84,22 +93,29 @@ def open_adapter(path: str | Path, checkpoint: str | None = None, model: str | N
     return load(load_backbone(**arguments).model, path)
 
 
-def open_classifier(source: str | Path, checkpoint: str | None = None, model: str | None = None) -> Classifier:
+def open_classifier(
+    source: str | Path, checkpoint: str | None = None, model: str | None = None, *, merge: bool = True
+) -> Classifier:
     """Open an adapter file, a merged file, or a run folder, of which the adapter file is taken.
 
     Args:
         source: the file or folder.
         checkpoint: as in :func:`open_adapter`; a merged file needs none.
         model: as in :func:`open_adapter`.
+        merge: fold an adapter into the weights; without it the model stays a ``GLoRAModel``.
 
     Raises:
         BackboneError: if the backbone cannot be had.
-        CheckpointError: if the file is neither, damaged, or of another backbone.
+        CheckpointError: if the file is neither, damaged, or of another backbone, or merged where it must not be.
     """
     path = adapter_of(source)
     kind, values = read_metadata(path)
+    plain: nn.Module
     if kind == "adapter":
-        plain = open_adapter(path, checkpoint, model).merge(inplace=True, keep_hybrids=True)
+        net = open_adapter(path, checkpoint, model)
+        plain = net.merge(inplace=True, keep_hybrids=True) if merge else net
+    elif kind == "merged" and not merge:
+        raise CheckpointError(f"{path} is merged already: give the adapter file or its run folder")
     elif kind == "merged":
         arguments = _arguments(values, path) | {"checkpoint": None}
         arguments |= {} if model is None else {"name": model}
@@ -169,34 +185,47 @@ def _files(images: Iterable[str | Path]) -> Iterator[Path]:
 def labelled_part(
     classifier: Classifier, source: str, split: str = "auto", *, skip_bad: bool = False, **cut: Any
 ) -> tuple[ImageSamples, str, int]:
-    """Labelled images to evaluate a classifier on.
+    """Labelled images to evaluate a classifier on, decoded.
 
     Args:
-        classifier: whose classes the labels refer to, by name.
-        source: as in :func:`glora.data.list_data`; a folder of class folders without splits is taken as a whole.
-        split: "train", "val", "test" or "all"; "auto" for "test", or "all" where there are no splits.
+        classifier: as in :func:`labelled_images`, and so are the others.
+        source: the data.
+        split: part of them.
         skip_bad: go on without files that cannot be read.
-        **cut: what else :func:`glora.data.list_data` takes, where the split is cut by a seed.
+        **cut: of a split by a seed.
 
     Returns:
         The samples, the name of the split, and how many bad files were left out.
 
     Raises:
+        DataError: as :func:`labelled_images`; for a bad image.
+    """
+    part, split, skipped = labelled_images(classifier, source, split, skip_bad=skip_bad, **cut)
+    samples = ImageSamples(part.images, part.labels, classifier.preprocessing, skip_bad=skip_bad)
+    return samples, split, skipped + len(samples.skipped)
+
+
+def labelled_images(
+    classifier: Classifier, source: str, split: str = "auto", *, skip_bad: bool = False, **cut: Any
+) -> tuple[Part, str, int]:
+    """Labelled images to evaluate a classifier on.
+
+    Args:
+        classifier: whose classes the labels refer to, by name.
+        source: as in :func:`glora.data.list_data`; a folder or table without splits is taken as a whole.
+        split: "train", "val", "test" or "all"; "auto" for "test", or "all" where there are no splits.
+        skip_bad: go on without files that cannot be read.
+        **cut: what else :func:`glora.data.list_data` takes, where the split is cut by a seed.
+
+    Returns:
+        The images, the name of the split, and how many bad files were left out while listing.
+
+    Raises:
         DataError: if there is no such split, or a class that the classifier does not know.
     """
-    plain = source != "digits" and not is_vtab(source) and not has_splits(source)
-    if split == "auto":
-        split = "all" if plain and not cut else "test"
-    whole = plain and split == "all"
-    listing = list_whole(source, skip_bad=skip_bad) if whole else list_data(source, skip_bad=skip_bad, **cut)
-    names = ("train", "val", "test") if split == "all" else (split,)
-    parts = [part for name in names if (part := getattr(listing, name)) is not None]
-    if not parts:
-        raise DataError(f"{source}: has no {split} images: give --split train, val or all, or other --data")
-    labels = _known_labels(classifier, listing, source, [label for part in parts for label in part.labels])
-    images = [image for part in parts for image in part.images]
-    samples = ImageSamples(images, labels, classifier.preprocessing, skip_bad=skip_bad)
-    return samples, split, len(listing.skipped) + len(samples.skipped)
+    picked = pick_part(source, split, skip_bad=skip_bad, **cut)
+    labels = _known_labels(classifier, picked.listing, source, list(picked.part.labels))
+    return replace(picked.part, labels=tuple(labels)), picked.split, len(picked.listing.skipped)
 
 
 def _known_labels(classifier: Classifier, listing: Listing, source: str, labels: list[int]) -> list[int]:

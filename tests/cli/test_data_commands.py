@@ -17,6 +17,7 @@ from data.pictures import bomb, cut_short
 from glora.cli.data_commands import DATA_COMMANDS
 from glora.data import Preprocessing, open_data
 from glora.data.made import MADE
+from protocols.miniatures import change, vtab
 from small_run import Outcome, call, fields_of, flags, names_in, paint, paint_split, succeed, timm_settings
 
 
@@ -59,7 +60,7 @@ def test_help() -> None:
     [
         (
             ["data", "bake"],
-            r"invalid choice: 'bake' \(choose from 'make', 'check', 'list'\).*see glora data --help",
+            r"invalid choice: 'bake' \(choose from 'make', .*'shift'\).*see glora data --help",
         ),
         (["data", "make"], "(?i)glora.*name.*(needed|required)|required.*name"),
         (["data", "make", "textures"], "(?i)dir is needed|required: .*dir"),
@@ -230,7 +231,7 @@ def test_check_names_every_bad_image(tmp_path: Path) -> None:
     assert "digest  none, since not all can be read" in done.out
     assert "no problems" not in done.out
     last = done.err.splitlines()[-1]
-    assert re.match(rf"glora: {re.escape(str(root))}: 4 problems, the first: ", last)
+    assert last == f"glora: {root} cannot be used as it is: 4 problems, named above"
     found = call("data", "check", root, "--json")
     assert found.code == 2
     assert json.loads(found.out)["digest"] is None
@@ -242,7 +243,7 @@ def test_check_of_a_damaged_image_in_vtab_layout(sprites: Path) -> None:
     done = call("data", "check", sprites)
     assert done.code == 2
     assert re.search(r"^problem .*sprites/images/test/000002\.png: is damaged or cut short", done.out, re.MULTILINE)
-    assert re.search(r"^glora: .*000002\.png: is damaged or cut short", done.err.splitlines()[-1])
+    assert done.err.splitlines()[-1] == f"glora: {sprites} cannot be used as it is: 1 problem, named above"
 
 
 def _as_vtabs_own(root: Path) -> None:
@@ -268,8 +269,70 @@ def test_check_of_a_folder_that_cannot_be_listed(spoil: object, message: str, sp
     assert done.code == 2
     (problem,) = done.out.splitlines()
     assert re.match(rf"problem .*{message}", problem)
-    assert done.err == f"glora: {problem.removeprefix('problem ')}\n"
+    assert done.err == f"glora: {root} cannot be used as it is: 1 problem, named above\n"
     assert json.loads(call("data", "check", root, "--json").out) == {
         "data": str(root),
         "problems": [problem.removeprefix("problem ")],
     }
+
+
+def test_check_that_skips_bad_images(tmp_path: Path) -> None:
+    root = paint(tmp_path / "x", {"blue": 10, "red": 10})
+    cut_short(root / "red" / "03.png")
+    (root / "blue" / "a note.jpg").write_text("no image")
+    done = succeed("data", "check", root, "--skip-bad")
+    skipped = [line for line in done.out.splitlines() if line.startswith("skipped ")]
+    assert [Path(line.split(":")[0]).name for line in skipped] == ["a note.jpg", "03.png"]
+    digest = open_data(root, Preprocessing(size=8), skip_bad=True).digest
+    assert f"digest  {digest}\n" in done.out
+    assert done.out.endswith("no problems: glora run --skip-bad can use it\n")
+    found = json.loads(succeed("data", "check", root, "--skip-bad", "--json").out)
+    assert (len(found["skipped"]), found["problems"], found["digest"]) == (2, [], digest)
+
+
+def test_check_that_skips_all_of_a_class(tmp_path: Path) -> None:
+    root = paint_split(tmp_path / "x")
+    for path in (root / "train" / "red").iterdir():
+        cut_short(path)
+    done = call("data", "check", root, "--skip-bad")
+    assert done.code == 2
+    assert "problem class 'red' has no training image that can be read: add one\n" in done.out
+
+
+def test_check_of_a_protocol(tmp_path: Path) -> None:
+    own = vtab(tmp_path, "kitti", 4, 711)
+    done = call("data", "check", tmp_path, "--protocol=vtab")
+    assert done.code == 2
+    lines = done.out.splitlines()
+    assert len([line for line in lines if line.startswith("problem ")]) == 18
+    assert lines[-1] == "usable  kitti: 800 training, 711 test images"
+    assert done.err == f"glora: {tmp_path} cannot be used as it is: 18 problems, named above\n"
+    change(own / "test.txt", ".jpg 1", ".jpg 9")
+    found = json.loads(call("data", "check", tmp_path, "--protocol=vtab", "--json").out)
+    assert (len(found["problems"]), found["tasks"]) == (19, [])
+
+
+# shots, shift and tables
+
+
+def test_shots_write_a_table_that_a_run_can_use(tmp_path: Path) -> None:
+    root = paint(tmp_path / "x", {"blue": 10, "red": 10})
+    for suffix in ("csv", "tsv", "jsonl"):
+        table = tmp_path / f"few.{suffix}"
+        done = fields_of(succeed("data", "shots", root, table, "3", "--seed=1").out)
+        assert (done["train"], done["val"], done["test"]) == ("6", "4", "4")
+        data = open_data(table, Preprocessing(size=8))
+        assert (data.classes, data.layout) == (("blue", "red"), "table with train, val, test")
+        assert (len(data.train), data.train.labels.tolist()) == (6, [0, 0, 0, 1, 1, 1])
+        assert json.loads(succeed("data", "check", table, "--json").out)["digest"] == data.digest
+    refused(call("data", "shots", root, tmp_path / "few.txt", "3"), r"few\.txt: a table ends in \.csv, \.tsv or")
+
+
+def test_shift(tmp_path: Path) -> None:
+    root = paint(tmp_path / "x", {"blue": 3, "red": 3})
+    done = succeed("data", "shift", root, tmp_path / "fog", "fog", "--severity=2", "--size=32")
+    assert fields_of(done.out)["next"] == f"glora eval FILE --data {tmp_path / 'fog'}"
+    assert sorted(path.name for path in (tmp_path / "fog" / "red").iterdir()) == [f"{i:06d}.png" for i in (3, 4, 5)]
+    refused(
+        call("data", "shift", root, tmp_path / "y", "fogg"), "no corruption or rendering 'fogg': did you mean 'fog'"
+    )

@@ -11,6 +11,7 @@ import pytest
 
 from data.pictures import cut_short
 from glora.config import RunConfig
+from protocols.miniatures import vtab
 from small_run import (
     COLOURS,
     FAST,
@@ -169,6 +170,55 @@ def test_parts_of_a_folder_with_splits(split: str | None, count: int, tmp_path: 
     words = [] if split is None else ["--split", split]
     done = succeed("eval", finished() / "merged.safetensors", "--data", data, *words, "--json")
     assert (json.loads(done.out)["split"], json.loads(done.out)["images"]) == (split or "test", count)
+
+
+def test_a_table_is_evaluated(tmp_path: Path) -> None:
+    rows = [f"{pictures() / name / '00.png'},{name}" for name in COLOURS]
+    (tmp_path / "x.csv").write_text("\n".join(["path,label", *rows]))
+    found = json.loads(succeed("eval", finished() / "merged.safetensors", "--data", tmp_path / "x.csv", "--json").out)
+    assert (found["images"], found["split"]) == (3, "all")
+
+
+def test_on_the_way_between_two_weights(tmp_path: Path) -> None:
+    data = paint(tmp_path / "data", seed=7)
+    words = ["--data", data, "--json"]
+    done = succeed("eval", finished() / "adapter.safetensors", "--alphas=0:1:0.5", *words)
+    found = json.loads(done.out)
+    assert list(found["alphas"]) == ["0.0", "0.5", "1.0"]
+    for alpha, figures in found["alphas"].items():
+        merged = tmp_path / f"{alpha}.safetensors"
+        succeed("merge", finished() / "adapter.safetensors", "--alpha", alpha, "--out", merged)
+        assert figures == {"all": json.loads(succeed("eval", merged, *words).out)["accuracy"]}
+    assert found["images"] == {"all": 60}
+    table = succeed("eval", finished() / "adapter.safetensors", "--alphas=0,1", "--data", data).out.splitlines()
+    assert table[0].split() == ["test", "set,", "by", "alpha", "0.0", "1.0"]
+    refused = call("eval", finished() / "merged.safetensors", "--alphas=0,1", *words)
+    assert (refused.code, "is merged already: give the adapter file" in refused.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--alphas=0:1"], "--alphas '0:1': write first:last:step, such as 0:1:0.1"),
+        (["--alphas=0:1:0"], "--alphas '0:1:0': write first"),
+        (["--alphas=0,1.5"], r"--alphas '0,1.5': 1.5 is not from 0"),
+        (["--task=kitti"], "--task names a data set of a protocol"),
+        (["--protocol=vtab"], "say what to evaluate on: --data DIR"),
+        (["--protocol=vtab", "--data=x", "--split=val"], "--protocol evaluates on its test sets"),
+        (["--protocol=vtab", "--data=."], "protocol vtab has several data sets: say which one"),
+    ],
+)
+def test_evaluations_that_cannot_be(words: list[str], message: str) -> None:
+    done = call("eval", finished(), *words)
+    assert done.code == 2
+    assert message in done.err
+
+
+def test_other_classes_than_the_protocol_s(tmp_path: Path) -> None:
+    vtab(tmp_path, "kitti", 4, 711)
+    done = call("eval", finished(), "--protocol=vtab", "--task=kitti", "--data", tmp_path)
+    assert done.code == 2
+    assert "has other classes (3: blue, green, red, ...) than kitti of protocol vtab (4: 0, 1, ...)" in done.err
 
 
 def test_bad_images_are_skipped_in_an_evaluation_and_counted(tmp_path: Path) -> None:

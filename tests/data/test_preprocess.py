@@ -94,7 +94,7 @@ def test_dictionary_is_strict() -> None:
         ({"mean": (0.5, 0.5, float("nan"))}, "mean is three numbers"),
         ({"std": (0.5, 0.5, 0.0)}, "std must be positive"),
         ({"interpolation": "cubic"}, "interpolation 'cubic' is none of nearest"),
-        ({"resize": "pad"}, "resize 'pad' is neither squash nor crop"),
+        ({"resize": "pad"}, "resize 'pad' is none of squash, crop, squash-crop"),
         ({"crop_ratio": 1.5}, "crop_ratio is above 0 and at most 1"),
     ],
 )

@@ -22,7 +22,7 @@ __all__ = ["build_parser", "spell"]
 _EPILOG = "Flags may be written with - or _ between words; one that is true or false needs no value."
 
 
-_POSITIONAL = frozenset({"source", "run", "images", "name", "dir", "plan", "results"})
+_POSITIONAL = frozenset({"source", "run", "images", "name", "dir", "plan", "results", "table", "shots", "corruption"})
 # Arguments that are any number of words.
 _SEVERAL = {"images": "image files, or folders of them", "results": "files results.jsonl, or folders of a bench"}
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -15,18 +14,16 @@ from glora.checkpoint import read_metadata, save_merged
 from glora.cli import info as info_
 from glora.cli.bench_commands import bench, table
 from glora.cli.console import ConsoleProgress, print_lines, print_results, print_table
+from glora.cli.evaluation import AnyPrecision, check_batch, eval_, resolved
 from glora.comparison import Comparison
 from glora.config import RunConfig, parse_count
 from glora.data import Preprocessing
 from glora.demo import demo_config
 from glora.errors import ConfigError
-from glora.evaluate import evaluate
 from glora.files import locked
 from glora.find import Signal
-from glora.inference import adapter_of, labelled_part, open_adapter, open_classifier
+from glora.inference import adapter_of, open_adapter, open_classifier
 from glora.inference import predict as classify
-from glora.metrics import Metrics
-from glora.precision import Precision, native_precision
 from glora.progress import SilentProgress
 from glora.report import RESULTS, write_bench_report, write_report
 from glora.run import Run, share_supernet
@@ -37,7 +34,6 @@ from glora.verify import verified_merge
 
 __all__ = ["COMMANDS"]
 
-AnyPrecision = Literal["auto", "fp32", "bf16", "fp16"]
 # Of the noise that a merge is verified on where there are no images.
 _NOISE = 8
 
@@ -206,65 +202,6 @@ def merge(
     print_results(result | {"created_biases": list(net.created_biases())}, json)
 
 
-def eval_(
-    source: str,
-    data: str | None = None,
-    split: Literal["auto", "train", "val", "test", "all"] = "auto",
-    model: str | None = None,
-    checkpoint: str | None = None,
-    batch_size: int = 50,
-    precision: AnyPrecision = "auto",
-    skip_bad: bool = False,
-    json: bool = False,
-) -> None:
-    """Accuracy and loss of an adapter or merged file on labelled images; a run folder remembers that it was tested.
-
-    Args:
-        source: a run folder, an adapter file or a merged file.
-        data: as for glora run; a run folder's own data if not given. A folder without splits is taken as a whole.
-        split: part of the data; auto is test, or all of a folder that has no splits.
-        model: name of the backbone, if it is another one than in training (a folder that was moved).
-        checkpoint: local weights of the backbone, if they lie elsewhere than in training.
-        batch_size: images in a forward.
-        precision: of the forward.
-        skip_bad: go on without files that are no readable images.
-        json: print the results as JSON.
-    """
-    _check_batch(batch_size)
-    folder = Path(source) if Path(source).is_dir() else None
-    cut: dict[str, Any] = {}
-    if data is None:
-        if folder is None:
-            raise ConfigError("say what to evaluate on: --data DIR")
-        config = RunConfig.load(folder)
-        data, skip_bad = config.data, skip_bad or config.skip_bad
-        cut = config.split
-    classifier = open_classifier(source, checkpoint, model)
-    samples, part, skipped = labelled_part(classifier, data, split, skip_bad=skip_bad, **cut)
-    score = evaluate(classifier.model, samples, batch_size, _resolved(precision))
-    result = {
-        "file": str(classifier.file),
-        "data": data,
-        "split": part,
-        "images": len(samples),
-        "accuracy": score.accuracy,
-        "standard_error": (score.accuracy * (1 - score.accuracy) / len(samples)) ** 0.5,
-        "loss": score.loss,
-        "skipped": skipped,
-    }
-    if folder is not None:
-        metrics = Metrics.open(folder / "metrics.json")
-        looked = {"tested": True} if part in ("test", "all") else {}
-        metrics.update(evaluations=[*metrics.values.get("evaluations", []), result], **looked)
-    if part == "all":
-        print(
-            "split all: every image of the folder counts, also those it was trained on (--split test of a run "
-            "folder has none)",
-            file=sys.stderr,
-        )
-    print_results(result, json)
-
-
 def predict(
     source: str,
     images: list[str],
@@ -289,7 +226,7 @@ def predict(
         skip_bad: go on without files that are no readable images.
         json: print one JSON object a line.
     """
-    _check_batch(batch_size)
+    check_batch(batch_size)
     if top < 1:
         raise ConfigError(f"--top is 1 or more, not {top}")
     progress = ConsoleProgress()
@@ -298,7 +235,7 @@ def predict(
         images,
         top=top,
         batch_size=batch_size,
-        precision=_resolved(precision),
+        precision=resolved(precision),
         skip_bad=skip_bad,
         on_skip=lambda path, reason: progress.say(f"skipped {path}: {reason}"),
     )
@@ -360,15 +297,6 @@ def demo(out: str = "runs/demo", json: bool = False) -> None:
         json: print the results as JSON.
     """
     run(demo_config(out), f"glora demo --out {out}", json)
-
-
-def _check_batch(batch_size: int) -> None:
-    if batch_size < 1:
-        raise ConfigError(f"--batch-size is 1 or more, not {batch_size}")
-
-
-def _resolved(precision: AnyPrecision) -> Precision:
-    return native_precision() if precision == "auto" else precision
 
 
 COMMANDS: dict[str, Callable[..., int | None]] = {

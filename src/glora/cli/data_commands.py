@@ -5,24 +5,26 @@ from __future__ import annotations
 import os
 import shlex
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.table import Table
 from rich.text import Text
 
 from glora.cli.console import ConsoleProgress, print_json, print_results, stdout
-from glora.data import Listing, Part, digest, list_data
+from glora.data import Listing, Part, digest, k_shot, list_data, write_table
 from glora.data.images import decode, quiet
 from glora.data.made import MADE, make_data
+from glora.data.shift import shift_data
 from glora.errors import DataError
+from glora.protocols import Protocol, check_protocol
 
 __all__ = ["DATA_COMMANDS", "GROUP"]
 
-GROUP = "Make a data set that needs no download, check a folder of images, or list what can be made."
+GROUP = "Make a data set that needs no download, check a folder of images, list what can be made, take few, or shift."
 """What the group of commands is for."""
 
 
@@ -66,24 +68,101 @@ def make(name: str, dir: str, seed: int = 0, test: int | None = None, json: bool
     print_results(result | {"next": f"glora run --data {shlex.quote(str(made.folder))} --model NAME"}, json)
 
 
-def check(dir: str, json: bool = False) -> None:
+def check(dir: str, protocol: Protocol | None = None, skip_bad: bool = False, json: bool = False) -> None:
     """Read a folder of images as glora run would, every image of it, and tell what there is and what is wrong.
 
-    Exit code 0: it can be used as it is; 2: it cannot.
+    Exit code 0: it can be used as it is; 2: it cannot. With --protocol: the lists and images of all its data sets.
 
     Args:
-        dir: a folder DIR/<class>/*, DIR/{train,val,test}/<class>/*, or one in VTAB-1k's layout.
+        dir: a folder DIR/<class>/*, DIR/{train,val,test}/<class>/*, one in VTAB-1k's layout, or a table.
+        protocol: dir holds the data sets of vtab, fewshot or domain, in the folders and lists they are published in.
+        skip_bad: take images that cannot be read for skipped, as glora run --skip-bad does, not for problems.
         json: print the results as JSON.
     """
-    found = _look(dir)
-    if json:
-        print_json(found.values())
+    if protocol not in (None, "own"):
+        problems = _check_protocol(protocol, dir, json)
     else:
-        _print_check(found)
-    if found.problems:
-        count = len(found.problems)
-        what = found.problems[0] if count == 1 else f"{dir}: {count} problems, the first: {found.problems[0]}"
-        raise DataError(what)
+        found = _look(dir, skip_bad)
+        if json:
+            print_json(found.values())
+        else:
+            _print_check(found)
+        problems = found.problems
+    if problems:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise DataError(f"{dir} cannot be used as it is: {count}, named above")
+
+
+def _check_protocol(protocol: Protocol, folder: str, json: bool) -> list[str]:
+    found = check_protocol(protocol, folder)
+    usable = {(task.name, len(task.listing.train), sum(len(test.part) for test in task.tests)) for task in found.tasks}
+    if json:
+        tasks = [
+            {"task": task.name, "shots": task.shots, "seed": task.seed, "split": task.split} for task in found.tasks
+        ]
+        print_json({"data": folder, "protocol": protocol, "tasks": tasks, "problems": found.problems})
+        return found.problems
+    for problem in found.problems:
+        stdout().print(f"problem {problem}", markup=False, soft_wrap=True)
+    for name, train, test in sorted(usable):
+        stdout().print(f"usable  {name}: {train:,} training, {test:,} test images", markup=False, soft_wrap=True)
+    if not found.problems:
+        stdout().print("no problems", markup=False)
+    return found.problems
+
+
+def shots(source: str, table: str, shots: int, seed: int = 0, json: bool = False) -> None:
+    """Write a table of few training images of each class, and all validation and test images, for --data TABLE.
+
+    Args:
+        source: a folder or table, as for glora run; parts that it has not are cut off by the seed.
+        table: the file to write, .csv, .tsv or .jsonl.
+        shots: training images of each class.
+        seed: of what is drawn; with the same one, fewer shots are among more of them.
+        json: print the results as JSON.
+    """
+    listing = k_shot(list_data(source, seed=seed), shots, seed)
+    write_table(table, listing)
+    counts = {"train": len(listing.train), "val": len(listing.val), "test": len(listing.test) if listing.test else 0}
+    print_results({"table": table, "classes": len(listing.classes), **counts, "seed": seed}, json)
+
+
+def shift(
+    source: str,
+    dir: str,
+    corruption: str,
+    severity: int = 3,
+    split: Literal["auto", "train", "val", "test", "all"] = "auto",
+    size: int = 224,
+    seed: int = 0,
+    json: bool = False,
+) -> None:
+    """Write a shifted copy of test images, DIR/<class>/*.png, by a corruption of ImageNet-C or a rendering.
+
+    Args:
+        source: a folder or table, as for glora run; one without splits is taken as a whole.
+        dir: the folder to be made; glora eval FILE --data DIR evaluates on it.
+        corruption: gaussian_noise, shot_noise, impulse_noise, defocus_blur, glass_blur, motion_blur, zoom_blur, snow,
+            frost, fog, brightness, contrast, elastic_transform, pixelate, jpeg_compression; sketch, posterise, invert.
+        severity: from 1, mild, to 5; renderings have none.
+        split: part of the data; auto is test, or all of a folder that has no splits.
+        size: side of the square images in pixels, whose shorter side is resized to it; severities are meant for 224.
+        seed: of what is random in a corruption.
+        json: print the results as JSON.
+    """
+    progress = ConsoleProgress()
+    show: list[Callable[[int, str], None]] = []
+
+    def tell(done: int, total: int) -> None:
+        if not show:
+            show.append(progress.bar(f"{corruption}: images", total))
+        show[0](done, "")
+
+    try:
+        result = shift_data(source, dir, corruption, severity, split=split, size=size, seed=seed, tell=tell)
+    finally:
+        progress.close()
+    print_results(result | {"next": f"glora eval FILE --data {shlex.quote(dir)}"}, json)
 
 
 def list_(json: bool = False) -> None:
@@ -112,6 +191,7 @@ class _Check:
     listing: Listing | None
     sides: Counter[tuple[int, int]]
     problems: list[str]
+    skipped: tuple[tuple[str, str], ...] = ()
 
     def parts(self) -> dict[str, Part]:
         if self.listing is None:
@@ -142,31 +222,52 @@ class _Check:
             "classes": self.counts(),
             "digest": self.digest(),
             "sizes": sides,
+            "skipped": [f"{path}: {reason}" for path, reason in self.skipped],
             "problems": self.problems,
         }
 
 
-def _look(folder: str) -> _Check:
+def _look(folder: str, skip_bad: bool) -> _Check:
     """List a folder, and decode all that is in it."""
     try:
         listing = list_data(folder, skip_bad=True)
     except DataError as error:
         return _Check(folder, None, Counter(), [str(error)])
-    problems = [f"{path}: {reason}" for path, reason in listing.skipped]
-    images = [image for part in (listing.train, listing.val, listing.test) if part for image in part.images]
+    sides, bad = _decoded(
+        [image for part in (listing.train, listing.val, listing.test) if part for image in part.images]
+    )
+    if not skip_bad:
+        problems = [f"{path}: {reason}" for path, reason in listing.skipped]
+        return _Check(folder, listing, sides, problems + list(bad.values()))
+    # As a run does it: the test part stays as it is listed, since it is read at the very end.
+    found = replace(listing, train=_without(listing.train, bad), val=_without(listing.val, bad))
+    absent = sorted(set(range(len(listing.classes))) - set(found.train.labels)) if listing.complete else []
+    problems = [f"class {listing.classes[label]!r} has no training image that can be read: add one" for label in absent]
+    skipped = (*listing.skipped, *((path, text.removeprefix(f"{path}: ")) for path, text in bad.items()))
+    return _Check(folder, found, sides, problems, skipped)
+
+
+def _without(part: Part, bad: Mapping[str, str]) -> Part:
+    return part.take([index for index, image in enumerate(part.images) if str(image) not in bad]) if bad else part
+
+
+def _decoded(images: Sequence[Any]) -> tuple[Counter[tuple[int, int]], dict[str, str]]:
+    """How many images there are of each size, and what is wrong with the others, by path."""
     progress = ConsoleProgress()
     show = progress.bar("images read", len(images))
     sides: Counter[tuple[int, int]] = Counter()
+    bad: dict[str, str] = {}
     with quiet(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for start in range(0, len(images), 256):
-            for found in pool.map(_sides, images[start : start + 256]):
+            chunk = images[start : start + 256]
+            for image, found in zip(chunk, pool.map(_sides, chunk), strict=True):
                 if isinstance(found, str):
-                    problems.append(found)
+                    bad[str(image)] = found
                 else:
                     sides[found] += 1
             show(min(start + 256, len(images)), "")
     progress.close()
-    return _Check(folder, listing, sides, problems)
+    return sides, bad
 
 
 def _sides(image: Any) -> tuple[int, int] | str:
@@ -198,10 +299,13 @@ def _print_check(found: _Check) -> None:
         }
         for name, text in lines.items():
             console.print(f"{name:<8}{text}", markup=False, soft_wrap=True)
+    for path, reason in found.skipped:
+        console.print(f"skipped {path}: {reason}", markup=False, soft_wrap=True)
     for problem in found.problems:
         console.print(f"problem {problem}", markup=False, soft_wrap=True)
     if not found.problems:
-        console.print("no problems: glora run can use it", markup=False)
+        how = "glora run --skip-bad" if found.skipped else "glora run"
+        console.print(f"no problems: {how} can use it", markup=False)
 
 
 def _sizes_text(sides: Counter[tuple[int, int]]) -> str:
@@ -213,5 +317,11 @@ def _sizes_text(sides: Counter[tuple[int, int]]) -> str:
     return first if first == last else f"{len(sides)} sizes from {first} to {last}"
 
 
-DATA_COMMANDS: dict[str, Callable[..., None]] = {"make": make, "check": check, "list": list_}
+DATA_COMMANDS: dict[str, Callable[..., None]] = {
+    "make": make,
+    "check": check,
+    "list": list_,
+    "shots": shots,
+    "shift": shift,
+}
 """The functions behind ``glora data``, by name."""

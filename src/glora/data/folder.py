@@ -6,14 +6,15 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from glora.data.cut import cut_off
 from glora.data.images import SUFFIXES, check_header, quiet
 from glora.data.listing import Listing, Part
-from glora.data.splits import stratified_split
 from glora.errors import DataError
 
-__all__ = ["has_splits", "images_in", "list_folder", "list_whole"]
+__all__ = ["SPLIT_NAMES", "check_files", "has_splits", "images_in", "list_folder", "list_whole"]
 
-_ALIASES = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
+SPLIT_NAMES = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
+"""What the parts of a data set may be called, and are."""
 _MEND = "mend or remove it, or go on without it (--skip-bad)"
 
 
@@ -60,7 +61,8 @@ def list_folder(
     for split, folder in split_folders.items() or {"all": root}.items():
         parts[split], bad = _list_part(root, folder, classes, must_fill=split in ("train", "all"), skip_bad=skip_bad)
         skipped += bad
-    cut, layout = _cut(parts, classes, seed, val_fraction, test_fraction)
+    layout = f"DIR/{{{','.join(split_folders)}}}/<class>/*" if split_folders else "DIR/<class>/*"
+    cut, layout = cut_off(parts, classes, layout, seed, val_fraction, test_fraction)
     name = root.resolve().name
     return Listing(name, layout, classes, cut["train"], cut["val"], cut.get("test"), tuple(skipped))
 
@@ -93,35 +95,10 @@ def list_whole(root: str | Path, *, skip_bad: bool = False) -> Listing:
     return Listing(root.resolve().name, layout, classes, part, part.take(()), None, tuple(loose + skipped))
 
 
-def _cut(
-    parts: dict[str, Part], classes: tuple[str, ...], seed: int, val_fraction: float, test_fraction: float
-) -> tuple[dict[str, Part], str]:
-    """Cut off the parts that are missing; also the layout in words."""
-    layout = f"DIR/{{{','.join(parts)}}}/<class>/*" if "train" in parts else "DIR/<class>/*"
-    if not 0 < val_fraction < 1 or not 0 <= test_fraction < 1 or val_fraction + test_fraction >= 1:
-        given = f"val_fraction {val_fraction:g} and test_fraction {test_fraction:g}"
-        raise DataError(f"{given}: the first is above 0, and together they leave some training images")
-    if "val" in parts:
-        wanted = {"train": 1.0}
-    elif "train" in parts or test_fraction == 0:
-        wanted = {"train": 1 - val_fraction, "val": val_fraction}
-    else:
-        wanted = {"train": 1 - val_fraction - test_fraction, "val": val_fraction, "test": test_fraction}
-    found = dict(parts)
-    if len(wanted) > 1:
-        source = found.pop("train") if "train" in found else found.pop("all")
-        files = [str(path) for path in source.images]
-        chosen = stratified_split(source.labels, list(wanted.values()), seed, classes=classes, files=files)
-        found |= {part: source.take(positions) for part, positions in zip(wanted, chosen, strict=True)}
-        shares = " and ".join(f"{part} {100 * wanted[part]:g} %" for part in wanted if part != "train")
-        layout += f"; cut off by seed {seed}: {shares}"
-    return found, layout if "test" in found else f"{layout}; no test images"
-
-
 def _split_folders(root: Path, folders: list[Path]) -> dict[str, Path]:
     """The folders of train, val and test, in this order; none where the folders are classes."""
     found: dict[str, Path] = {}
-    others = [folder for folder in folders if folder.name.lower() not in _ALIASES]
+    others = [folder for folder in folders if folder.name.lower() not in SPLIT_NAMES]
     splits = [folder for folder in folders if folder not in others]
     for folder in splits:
         both = {other.name for other in others} & {inner.name for inner in _folders(folder)}
@@ -135,7 +112,7 @@ def _split_folders(root: Path, folders: list[Path]) -> dict[str, Path]:
     if others:
         raise DataError(f"{others[0]}: stands beside train/ but is none of train, val, test: move it elsewhere")
     for folder in splits:
-        part = _ALIASES[folder.name.lower()]
+        part = SPLIT_NAMES[folder.name.lower()]
         if part in found:
             raise DataError(f"{root}: {found[part].name} and {folder.name} mean the same: leave one of them")
         found[part] = folder
@@ -151,7 +128,7 @@ def _list_part(
     for class_folder in _folders(folder):
         if class_folder.name not in classes:
             raise DataError(f"{class_folder}: class {class_folder.name!r} has no folder in train")
-        usable, bad = _check_files(list(images_in(class_folder)), skip_bad)
+        usable, bad = check_files(list(images_in(class_folder)), skip_bad)
         skipped += bad
         if not usable and must_fill:
             why = f"none of its {len(bad)} images can be read" if bad else "holds no images"
@@ -164,7 +141,7 @@ def _list_part(
     return Part(tuple(images), names, tuple(labels)), skipped
 
 
-def _check_files(files: list[Path], skip_bad: bool) -> tuple[list[Path], list[tuple[str, str]]]:
+def check_files(files: list[Path], skip_bad: bool) -> tuple[list[Path], list[tuple[str, str]]]:
     """Those whose headers are images' headers, and path and reason of the others."""
     usable: list[Path] = []
     bad: list[tuple[str, str]] = []

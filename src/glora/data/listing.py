@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,18 @@ class Part:
             tuple(self.names[i] for i in positions),
             tuple(self.labels[i] for i in positions),
         )
+
+    @classmethod
+    def joined(cls, parts: Iterable[Part]) -> Part:
+        """One part after another."""
+        chained = [[*zip(part.images, part.names, part.labels, strict=True)] for part in parts]
+        return cls.of(row for rows in chained for row in rows)
+
+    @classmethod
+    def of(cls, rows: Iterable[tuple[Any, str, int]]) -> Part:
+        """From image, name and label of each."""
+        images, names, labels = zip(*found, strict=True) if (found := list(rows)) else ((), (), ())
+        return cls(tuple(images), tuple(names), tuple(labels))
 
     def rows(self, part: str) -> list[tuple[str, int, str]]:
         """What ``digest`` takes."""

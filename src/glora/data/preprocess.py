@@ -38,9 +38,10 @@ class Preprocessing:
         mean: subtracted from each channel after division by 255.
         std: each channel is divided by it, then.
         interpolation: nearest, box, bilinear, hamming, bicubic or lanczos, as PIL does them.
-        resize: "squash" to the square (the protocol of VTAB-1k), or "crop": resize the shorter side to
-            ``size / crop_ratio`` and take the centre.
-        crop_ratio: of "crop" only.
+        resize: "squash" to the square (the protocol of VTAB-1k); "crop": resize the shorter side to
+            ``size / crop_ratio`` and take the centre; "squash-crop": squash to a square of ``size / crop_ratio`` and
+            take the centre (NOAH's few-shot protocol, 256 and 224).
+        crop_ratio: of "crop" and "squash-crop" only.
 
     Raises:
         DataError: for a value out of range.
@@ -50,7 +51,7 @@ class Preprocessing:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     interpolation: str = "bicubic"
-    resize: Literal["squash", "crop"] = "squash"
+    resize: Literal["squash", "crop", "squash-crop"] = "squash"
     crop_ratio: float = 0.875
 
     def __post_init__(self) -> None:
@@ -62,8 +63,8 @@ class Preprocessing:
             raise DataError(f"preprocessing: std must be positive, not {self.std}")
         if self.interpolation not in _FILTERS:
             raise DataError(f"preprocessing: interpolation {self.interpolation!r} is none of {', '.join(_FILTERS)}")
-        if self.resize not in ("squash", "crop"):
-            raise DataError(f"preprocessing: resize {self.resize!r} is neither squash nor crop")
+        if self.resize not in ("squash", "crop", "squash-crop"):
+            raise DataError(f"preprocessing: resize {self.resize!r} is none of squash, crop, squash-crop")
         if not _is_number(self.crop_ratio) or not 0 < self.crop_ratio <= 1:
             raise DataError(f"preprocessing: crop_ratio is above 0 and at most 1, not {self.crop_ratio!r}")
 
@@ -76,7 +77,7 @@ class Preprocessing:
             "interpolation": self.interpolation,
             "resize": self.resize,
         }
-        return found | ({"crop_ratio": self.crop_ratio} if self.resize == "crop" else {})
+        return found | ({} if self.resize == "squash" else {"crop_ratio": self.crop_ratio})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
@@ -87,7 +88,7 @@ class Preprocessing:
         """
         if not isinstance(values, Mapping):
             raise DataError(f"preprocessing: a mapping is needed, not {type(values).__name__}")
-        keys = (*_KEYS, "crop_ratio") if values.get("resize") == "crop" else _KEYS
+        keys = (*_KEYS, "crop_ratio") if values.get("resize") in ("crop", "squash-crop") else _KEYS
         missing = [key for key in keys if key not in values]
         unknown = [str(key) for key in values if key not in keys]
         if missing or unknown:
@@ -106,7 +107,11 @@ class Preprocessing:
             uint8 (3, size, size), contiguous.
         """
         image = image if image.mode == "RGB" else image.convert("RGB")
-        square = self._crop(image) if self.resize == "crop" else self._squash(image)
+        if self.resize == "crop":
+            square = self._crop(image)
+        else:
+            whole = self.size if self.resize == "squash" else round(self.size / self.crop_ratio)
+            square = _centre(self._squash(image, whole), self.size, self.size)
         # numpy and not torch: this runs in many threads, each of which would start torch's own
         return torch.from_numpy(np.ascontiguousarray(np.array(square).transpose(2, 0, 1)))
 
@@ -130,12 +135,12 @@ class Preprocessing:
         std = torch.tensor(self.std, dtype=exact, device=batch.device).view(3, 1, 1)
         return batch.to(exact).div_(255).sub_(mean).div_(std).to(dtype)
 
-    def _squash(self, image: Image.Image) -> Image.Image:
+    def _squash(self, image: Image.Image, size: int) -> Image.Image:
         filter_ = _FILTERS[self.interpolation]
-        if image.height > image.width * self.size * _EXTREME:
+        if image.height > image.width * size * _EXTREME:
             # PIL widens before it shortens
-            image = image.resize((image.width, self.size), filter_)
-        return image.resize((self.size, self.size), filter_)
+            image = image.resize((image.width, size), filter_)
+        return image.resize((size, size), filter_)
 
     def _crop(self, image: Image.Image) -> Image.Image:
         image = _centre(image, _EXTREME * image.height, _EXTREME * image.width)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from glora.data.listing import Listing, Part
+from glora.data.lists import ListRule, read_list
 from glora.errors import DataError
 
-__all__ = ["MADE_FILE", "VTAB", "VtabTask", "is_vtab", "list_vtab"]
+__all__ = ["MADE_FILE", "OTHER_NAMES", "VTAB", "VtabTask", "is_vtab", "list_vtab", "survey_vtab"]
 
 MADE_FILE = "made.json"
 """What a folder says of itself that ``glora data make`` made: it is not held to VTAB-1k's numbers."""
@@ -46,7 +48,8 @@ VTAB = {
 }
 """The 19 data sets by the name of their folder."""
 
-_OTHER_NAMES = {"cifar100": "cifar", "oxford_pet": "oxford_iiit_pet"}
+OTHER_NAMES = {"cifar100": "cifar", "oxford_pet": "oxford_iiit_pet"}
+"""What NOAH's scripts call two of the folders."""
 _MOST_CLASSES = 100_000
 _LISTS = {"train800.txt": 800, "val200.txt": 200, "train800val200.txt": 1000, "test.txt": None}
 
@@ -67,54 +70,53 @@ def list_vtab(root: str | Path) -> Listing:
         DataError: naming the list and the line: for a line of another form, a missing image, a label out of range,
             or a wrong number of lines.
     """
+    listing, problems = survey_vtab(root)
+    if listing is None or problems:
+        raise DataError(problems[0])
+    return listing
+
+
+def survey_vtab(root: str | Path, name: str | None = None) -> tuple[Listing | None, list[str]]:
+    """What :func:`list_vtab` does, with a line for everything that is wrong instead of an error for the first of it.
+
+    Args:
+        root: folder of the data set.
+        name: of the data set, one of ``VTAB``, whose numbers hold; by the folder's name if None.
+    """
     root = Path(root)
-    name = root.resolve().name
-    task = None if (root / MADE_FILE).is_file() else VTAB.get(_OTHER_NAMES.get(name, name))
-    parts = {file: _read_list(root, file, task) for file in _LISTS}
-    train, val, test = parts["train800.txt"], parts["val200.txt"], parts["test.txt"]
-    if train is None or val is None:
-        raise DataError(f"{root / 'val200.txt'}: no such file: VTAB-1k has train800.txt, val200.txt and test.txt")
+    own = root.resolve().name
+    known = VTAB.get(name or OTHER_NAMES.get(own, own))
+    task = None if name is None and (root / MADE_FILE).is_file() else known
+    parts: dict[str, Part] = {}
+    problems: list[str] = []
+    for file, lines in _LISTS.items():
+        if (root / file).is_file():
+            wanted = (task.test_size if lines is None else lines) if task else None
+            rule = ListRule(task.classes if task else _MOST_CLASSES, wanted)
+            parts[file], found = read_list(root / file, rule)
+            problems += found
+        elif file in ("train800.txt", "val200.txt") or name is not None:
+            problems.append(f"{root / file}: no such file: VTAB-1k has train800.txt, val200.txt and test.txt")
+    if problems:
+        return None, problems
+    train, val, test = parts["train800.txt"], parts["val200.txt"], parts.get("test.txt")
     highest = max(max(part.labels) for part in (train, val, test) if part is not None)
     count = task.classes if task else highest + 1
     if count < 2:
-        raise DataError(f"{root}: has one class only: two or more are needed")
+        return None, [f"{root}: has one class only: two or more are needed"]
     layout = "VTAB-1k" if test is not None else "VTAB-1k; no test images"
-    return Listing(name, layout, tuple(map(str, range(count))), train, val, test, complete=False)
+    listing = Listing(name or own, layout, tuple(map(str, range(count))), train, val, test, complete=False)
+    both = parts.get("train800val200.txt") if task else None
+    return listing, _compare_labels(root, train, val, both)
 
 
-def _read_list(root: Path, file: str, task: VtabTask | None) -> Part | None:
-    path = root / file
-    if not path.is_file():
-        return None
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error
-    while lines and not lines[-1].strip():
-        lines.pop()
-    images: list[Path] = []
-    names: list[str] = []
-    labels: list[int] = []
-    for number, line in enumerate(lines, 1):
-        name, label = _parse(line, f"{path}, line {number}", task)
-        if not (root / name).is_file():
-            raise DataError(f"{path}, line {number}: {root / name}: no such file")
-        images.append(root / name)
-        names.append(name)
-        labels.append(label)
-    expected = (task.test_size if file == "test.txt" else _LISTS[file]) if task else None
-    if not labels or (expected is not None and len(labels) != expected):
-        needed = "one or more are" if expected is None else f"{expected} are"
-        raise DataError(f"{path}, line {len(labels)}: ends after {len(labels)} images, {needed} needed")
-    return Part(tuple(images), tuple(names), tuple(labels))
-
-
-def _parse(line: str, where: str, task: VtabTask | None) -> tuple[str, int]:
-    fields = line.rsplit(maxsplit=1)
-    if len(fields) != 2 or not (fields[1].isascii() and fields[1].isdigit()):
-        raise DataError(f"{where}: {line[:80]!r} is not of the form 'images/train800/000123.jpg 45'")
-    label = int(fields[1])
-    classes = task.classes if task else _MOST_CLASSES
-    if label >= classes:
-        raise DataError(f"{where}: label {label} is out of range: there are at most {classes} classes")
-    return fields[0].strip(), label
+def _compare_labels(root: Path, train: Part, val: Part, both: Part | None) -> list[str]:
+    """Whether the list of 1000 can hold the images of the two others, which it names otherwise."""
+    if both is None or Counter(both.labels) == Counter(train.labels + val.labels):
+        return []
+    apart, joined = Counter(train.labels + val.labels), Counter(both.labels)
+    label = min(label for label in apart | joined if apart[label] != joined[label])
+    return [
+        f"{root / 'train800val200.txt'}: has {joined[label]} images of class {label}, train800.txt and val200.txt "
+        f"have {apart[label]}: it must hold the same 1000 images"
+    ]

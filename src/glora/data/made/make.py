@@ -5,10 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from glora.data.made.registry import made_set
 from glora.data.made.sets import SPLITS, TEST_SIZE, MadeSet
 from glora.data.vtab import MADE_FILE, list_vtab
 from glora.errors import DataError
-from glora.files import locked
+from glora.files import appearing
 
 __all__ = ["MadeFolder", "make_data"]
 
@@ -74,7 +72,7 @@ def make_data(
         _check_finished(folder, info)
         return MadeFolder(folder, info, new=False)
     try:
-        with _appearing(folder.resolve()) as temporary:
+        with appearing(folder.resolve()) as temporary:
             _write_all(made, seed, info, temporary, tell or (lambda done, total: None))
     except OSError as error:
         raise DataError(f"{folder}: cannot be written ({error})") from error
@@ -122,26 +120,6 @@ def _check_finished(folder: Path, info: dict[str, Any]) -> None:
 
 def _short(value: Any) -> str:
     return f"{value.get('test')} test images" if isinstance(value, dict) else repr(value)[:80]
-
-
-@contextmanager
-def _appearing(folder: Path) -> Iterator[Path]:
-    """Give a temporary folder beside ``folder`` to fill, then move it into place; it goes if the block raises."""
-    # Always of the same name, so that the next try finds and overwrites what a kill leaves behind.
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    temporary.mkdir(parents=True, exist_ok=True)
-    with locked(temporary):
-        try:
-            shutil.rmtree(temporary / "images", ignore_errors=True)
-            yield temporary
-            (temporary / ".lock").unlink(missing_ok=True)
-            if hasattr(os, "sync"):
-                os.sync()
-            if folder.is_dir():
-                folder.rmdir()
-            temporary.rename(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_all(made: MadeSet, seed: int, info: dict[str, Any], folder: Path, tell: Callable[[int, int], None]) -> None:
