@@ -17,7 +17,7 @@ from glora.structure import Structure
 __all__ = ["Candidate", "Chosen", "Data", "Epoch", "Layer", "Metrics", "Result", "Run", "Search", "Tau", "read_run"]
 
 FORMAT = 1
-_SEARCH_FORMAT = 2
+_SEARCH_FORMAT = 3
 FILES = ("structure.json", "search.jsonl", "train.jsonl", "metrics.json", "config.yaml")
 MEND = "the file is damaged: delete it and repeat the step that makes it"
 
@@ -314,7 +314,7 @@ def _search(path: Path) -> Search | None:
     if (header := next(lines, None)) is None:
         return None
     header.check_format(_SEARCH_FORMAT)
-    # A killed search may score a candidate again on resuming: the last line of an index counts.
+    # An evaluation that was stopped may be completed at the end: the last line of an index counts.
     found = {candidate.index: candidate for candidate in map(_candidate, lines)}
     return Search(header.mapping("settings"), tuple(found.values()))
 
