@@ -220,6 +220,13 @@ def scored(index: int, losses: Sequence[float], size: int = 10) -> Candidate:
     return Candidate(index, 0, "random", Structure({"fc": LayerStructure(E="vector")}), size, score)
 
 
+def test_nothing_is_stopped_before_as_many_are_known_as_are_selected_from() -> None:
+    found = run_search(evolution(two_layers(), 1), Table(40, 4, 1, 0.4), keep=20)
+    stopped = [c.index for c in (*found.history, *found.completed) if c.score.bound is not None]
+    assert 20 <= min(stopped) < 34
+    assert run_search(evolution(two_layers(), 1), Table(40, 4, 1, 0.4), keep=60).effort["stopped"] == 0
+
+
 def test_samples_with_high_losses_come_first() -> None:
     found = [scored(0, [0.1, 3.0, 1.0, 0.1]), scored(1, [0.1, 3.0, 1.0, 2.0])]
     assert hardest_first(4, found) == [1, 2, 3, 0]
@@ -330,17 +337,17 @@ def test_equivalent_structures_are_scored_once(seed: int, ease: float, prune: bo
 def test_a_search_cut_off_anywhere_goes_on_to_the_same_bytes(kind: type[Table], tmp_path: Path) -> None:
     path = tmp_path / "search.jsonl"
     space = bound((6, 5), (4, 6), space=SearchSpace(1, A="none", C="none"))
-    wanted = run_search(evolution(space, 1), kind(40, 4, 1, 0.4), path, keep=20)
+    wanted = run_search(evolution(space, 1), kind(40, 4, 1, 0.4), path, keep=10)
     whole = path.read_bytes()
     assert wanted.effort["stopped"]
-    assert wanted.effort["completed"] > 1
+    assert wanted.effort["completed"]
     assert whole.count(b"\n") == 1 + len(wanted.history) + len(wanted.completed)
     assert kind is Table or wanted.effort["reused"]
     lines = whole.splitlines(keepends=True)
     for kept in (*range(1, len(wanted.history), 4), *range(len(wanted.history), len(lines) + 1)):
         path.write_bytes(b"".join(lines[:kept]))
         table = kind(40, 4, 1, 0.4)
-        assert run_search(evolution(space, 1), table, path, keep=20) == wanted
+        assert run_search(evolution(space, 1), table, path, keep=10) == wanted
         assert path.read_bytes() == whole
         assert len(table.asked) == sum(b"same_as" not in line for line in lines[kept:])
 
@@ -360,7 +367,7 @@ def test_a_bound_where_a_score_is_needed_is_noticed(tmp_path: Path) -> None:
 
 def test_a_completion_that_is_not_due_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "search.jsonl"
-    found = run_search(evolution(two_layers(), 1), Table(40, 4, 1, 0.4), path, keep=20)
+    found = run_search(evolution(two_layers(), 1), Table(40, 4, 1, 0.4), path, keep=10)
     lines = path.read_bytes().splitlines(keepends=True)
     count = len(found.history)
     for wrong, message in (
@@ -371,11 +378,11 @@ def test_a_completion_that_is_not_due_is_noticed(tmp_path: Path) -> None:
     ):
         path.write_bytes(b"".join(wrong))
         with pytest.raises(CheckpointError, match=message):
-            run_search(evolution(two_layers(), 1), Table(40, 4, 1, 0.4), path, keep=20)
+            run_search(evolution(two_layers(), 1), Table(40, 4, 1, 0.4), path, keep=10)
 
 
 def test_equivalents_are_scored_unless_one_of_them_says_enough() -> None:
-    scoring = _Scoring(Table(4, 2, 0, 0.5), None, prune=True)
+    scoring = _Scoring(Table(4, 2, 0, 0.5), None, prune=True, keep=1)
     one, other = Structure({"fc": LayerStructure(E="vector")}), Structure()
     assert scoring._to_score([one, other, one], None) == [0, 1]
     scoring._known[one] = Proposal(0, 0, "random", one, 10).scored(Score.stopped(Merit(0.5, 0.95), 2, 4))

@@ -150,7 +150,7 @@ def run_search(
     settings = strategy.settings if about is None else {**strategy.settings, "about": dict(about)}
     scorer = score if isinstance(score, Scorer) else EachScorer(score)
     with nullcontext() if history_path is None else History(history_path, settings) as history:
-        scoring = _Scoring(scorer, history, prune)
+        scoring = _Scoring(scorer, history, prune, max(keep, 1))
         while not strategy.done:
             scores = []
             with closing(scoring.generation(strategy.ask(), strategy.bar)) as candidates:
@@ -159,7 +159,7 @@ def run_search(
                     if on_candidate is not None:
                         on_candidate(candidate)
             strategy.tell(scores)
-        completed = scoring.complete(max(keep, 1))
+        completed = scoring.complete()
         scoring.replay.check_empty()
     return _result(scoring.candidates, completed)
 
@@ -167,10 +167,10 @@ def run_search(
 class _Scoring:
     """Makes proposals candidates: from the file, from an equivalent structure's score, or by the scorer (final)."""
 
-    def __init__(self, scorer: Scorer, history: History | None, prune: bool) -> None:
+    def __init__(self, scorer: Scorer, history: History | None, prune: bool, keep: int) -> None:
         self.replay = _Replay(history)
         self.candidates: list[Candidate] = []
-        self._scorer, self._history, self._prune = scorer, history, prune
+        self._scorer, self._history, self._prune, self._keep = scorer, history, prune, keep
         self._batches = batches(range(scorer.samples), scorer.batch_size)
         self._sorted = False
         # The last candidate of every canonical structure that has a score of its own.
@@ -191,19 +191,27 @@ class _Scoring:
                 self._batches, self._sorted = batches(order, self._scorer.batch_size), True
             wave = _WAVE if self._prune else wave
         for first in range(0, len(proposals), wave):
-            now = bar(self.candidates[start:]) if self._prune else None
+            now = self._lowered(bar(self.candidates[start:])) if self._prune else None
             for candidate in self._scored(proposals[first : first + wave], now):
                 self.candidates.append(candidate)
                 yield candidate
 
-    def complete(self, keep: int) -> tuple[Candidate, ...]:
+    def _lowered(self, bar: Key | None) -> Key | None:
+        """The bar, or where that is lower, the middle one of those that must be known; None while there are fewer.
+
+        Under a higher one, more would be completed at the end than stopping had saved.
+        """
+        known = sorted((one.score.key for one in self.candidates if not one.score.failed), reverse=True)
+        return None if bar is None or len(known) < self._keep else min(bar, known[(self._keep - 1) // 2])
+
+    def complete(self) -> tuple[Candidate, ...]:
         """Evaluate as wholes, until none is left, those that may be among the best or on the front.
 
         Returns:
             What they were before.
         """
         completed: list[Candidate] = []
-        while left := unsettled(self.candidates, keep):
+        while left := unsettled(self.candidates, self._keep):
             completed += left
             for candidate in self._scored([one.proposal for one in left], None):
                 self.candidates[candidate.index] = candidate
