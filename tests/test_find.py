@@ -17,7 +17,8 @@ from glora import SearchSpace, Structure, presets, search
 from glora.data import TensorSamples
 from glora.errors import BudgetError, CheckpointError, ConfigError, DataError
 from glora.evaluate import Evaluator
-from glora.strategies import RandomSearch, StrategyName, run_search
+from glora.selection import POOL
+from glora.strategies import Candidate, RandomSearch, SearchResult, StrategyName, run_search
 from glora.strategies.score import bits
 from helpers import some_structure
 from planted_net import PLANTED, SIZES, SMALL, Counting, X, key, logits, net_of, size, table
@@ -167,6 +168,11 @@ def test_precision_and_batch_size_reach_the_evaluation() -> None:
 # Pruning
 
 
+def best(found: SearchResult) -> list[Candidate]:
+    """Those that are selected from."""
+    return sorted(found.history, key=Candidate.rank_key, reverse=True)[:POOL]
+
+
 @pytest.mark.parametrize("seed", [3, 4])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_pruning_finds_the_same(seed: int, precision: Any) -> None:
@@ -176,7 +182,8 @@ def test_pruning_finds_the_same(seed: int, precision: Any) -> None:
         for prune in (True, False)
     )
     assert [c.structure for c in found.history] == [c.structure for c in whole.history]
-    assert (found.winner, found.front) == (whole.winner, whole.front)
+    assert (found.winner, found.front, found.ties) == (whole.winner, whole.front, whole.ties)
+    assert best(found) == best(whole)
     assert all(c.score.bound is None for c in whole.history)
     assert found.effort["sample_evaluations"] < 0.9 * whole.effort["sample_evaluations"]
     for mine, true in zip(found.history, whole.history, strict=True):

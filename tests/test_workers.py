@@ -26,8 +26,7 @@ from helpers import MLP, randomise, randomise_backbone
 X = torch.randn(200, 6, generator=torch.Generator().manual_seed(1))
 LABELS = torch.randint(0, 4, (200,), generator=torch.Generator().manual_seed(2))
 SMALL: dict[str, Any] = {"generations": 3, "population": 10, "parents": 3, "mutants": 4, "crossovers": 4}
-# Not selected from, so that so small a search stops some.
-SMALL |= {"budget": 100, "batch_size": 20, "select": None}
+SMALL |= {"budget": 100, "batch_size": 20}
 
 
 def net_of() -> GLoRAModel:
@@ -62,6 +61,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("alone") / "search.jsonl"
     effort = search(net_of(), (X, LABELS), history=path, **SMALL).effort
     assert effort["stopped"]
+    assert effort["completed"]
     return path.read_bytes()
 
 

@@ -105,7 +105,7 @@ class RunConfig:
         mutation: probability with which a mutation redraws each form; 0.2 for evolution, 0.05 for ageing and 0.01 for
             nsga2, if not given.
         prune: stop evaluating a candidate once it can matter no more; all that is found is the same. Only with
-            fitness=accuracy.
+            fitness=accuracy, by evolution and random search.
         workers: processes that evaluate candidates, more than one by Ray (extra ray); same result.
         ray: address of a Ray cluster where the workers shall be ("auto" for one that runs here); of its own if not
             given.

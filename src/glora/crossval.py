@@ -15,7 +15,7 @@ from glora.evaluate import Evaluator, Outcomes
 from glora.model import GLoRAModel
 from glora.precision import Precision
 from glora.soup import Soup
-from glora.strategies import Batches, Fitness, Merit, Score, Scorer
+from glora.strategies import Batches, Fitness, Key, Score, Scorer
 from glora.structure import Structure
 from glora.train import TrainSettings, train_supernet
 
@@ -113,9 +113,7 @@ class CrossEvaluator(Scorer):
             _fill(self.net, own)
         return Outcomes(torch.cat([one.correct for one in found]), torch.cat([one.losses for one in found]))
 
-    def scores(
-        self, structures: Sequence[Structure], batches: Batches, bars: Sequence[Merit | None]
-    ) -> Generator[Score]:
+    def scores(self, structures: Sequence[Structure], batches: Batches, bar: Key | None) -> Generator[Score]:
         """Score structures as wholes, each fold in batches of its own: no bar stops any, no batch is as asked."""
         for structure in structures:
             yield self(structure)

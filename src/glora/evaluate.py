@@ -20,7 +20,7 @@ from glora.errors import DataError
 from glora.folds import Folds
 from glora.precision import Precision, autocast, autocast_dtype
 from glora.soup import Soup
-from glora.strategies.score import Fitness, Merit, Score, pack_bits
+from glora.strategies.score import Fitness, Key, Merit, Score, loss_levels, pack_bits
 from glora.strategies.scorer import Batches, Scorer
 from glora.structure import Structure
 from glora.trainable import Trainable
@@ -54,6 +54,7 @@ class Outcomes:
             pack_bits(self.correct.tolist()),
             loss_error=self.losses.std().item() / count**0.5 if count > 1 else math.nan,
             fitness=fitness,
+            levels=loss_levels(self.losses.tolist()),
         )
 
 
@@ -125,9 +126,9 @@ def outcomes(model: nn.Module, samples: Samples, batches: Sequence[Tensor], prec
 
 
 def _outcomes(
-    model: nn.Module, samples: Samples, batches: Sequence[Tensor], precision: Precision, bar: Merit | None = None
+    model: nn.Module, samples: Samples, batches: Sequence[Tensor], precision: Precision, bar: Key | None = None
 ) -> Outcomes | Score:
-    """The outcomes on all samples, or a bound below ``bar`` from the first batches that prove one."""
+    """The outcomes on all samples, or a bound below ``bar``, an accuracy's, from the first batches that prove one."""
     count, labels = len(samples), samples.labels.cpu()
     if count == 0:
         raise DataError("there are no samples to evaluate on")
@@ -141,7 +142,7 @@ def _outcomes(
             seen += len(batch)
             if bar is not None and seen < count:
                 bound = _bound(count - seen + int(right.sum()), losses)
-                if bound.below(bar):
+                if bound.key("accuracy") < bar:
                     return Score.stopped(bound, seen, count)
     return Outcomes(right, losses)
 
@@ -246,12 +247,10 @@ class Evaluator(Scorer):
         with folded(self.net, structure, self.folds()):
             return outcomes(self.net, self.data, _in_order(self.samples, self.batch_size), self.precision)
 
-    def scores(
-        self, structures: Sequence[Structure], batches: Batches, bars: Sequence[Merit | None]
-    ) -> Generator[Score]:
+    def scores(self, structures: Sequence[Structure], batches: Batches, bar: Key | None) -> Generator[Score]:
         """Score structures one after another, merging anew only what changes; no tensor of the net may change."""
         folds, indices = self.folds(), [torch.tensor(batch) for batch in batches]
-        for structure, bar in zip(structures, bars, strict=True):
+        for structure in structures:
             yield self.score(structure, indices, bar, folds)
 
     def canonical(self, structure: Structure) -> Structure:
@@ -263,11 +262,11 @@ class Evaluator(Scorer):
         return Equivalence(self.net)
 
     def score(
-        self, structure: Structure, batches: Sequence[Tensor], bar: Merit | None = None, folds: Folds | None = None
+        self, structure: Structure, batches: Sequence[Tensor], bar: Key | None = None, folds: Folds | None = None
     ) -> Score:
         """Score one structure on batches of indices, see :meth:`glora.strategies.Scorer.scores`.
 
-        Where the loss ranks first nothing is stopped: the samples to come could hardly be bounded.
+        Where the loss ranks first nothing is stopped: it would save nothing (docs/search.md).
         """
         with self.net.folded(structure, folds or self.folds()):
             bar = bar if self.fitness == "accuracy" else None

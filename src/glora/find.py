@@ -110,9 +110,10 @@ def search(
         precision: of the evaluations.
         history: ``search.jsonl`` file; a search recorded there goes on where it ended.
         on_candidate: called with every candidate, replayed ones included.
-        prune: stop the evaluation of a candidate once it can neither be bred from, nor be on the front, nor be among
-            those that are selected from; everything that is found is the same without. Only where the accuracy on
-            ``val_data`` ranks first.
+        prune: stop the evaluation of a candidate once it can no longer be bred from, and complete those at the end
+            that may be on the front or among those that are selected from; everything that is found is the same
+            without. Only where the accuracy on ``val_data`` ranks first, and the strategy does not need every score:
+            "evolution" and "random".
         workers: processes that evaluate; with more than one, or with ``ray``, they are Ray's and hold a replica of
             the net each. The result and the history are the same for any number.
         ray: address of a Ray cluster for them, "auto" for one that runs here; None to start one of their own.
@@ -164,11 +165,11 @@ def search(
         scoring = scorer_of(evaluator, workers, ray)
         trained = net.adapter_parameters() | net.head_parameters()
         supernet = [*trained.values(), *net.trained_buffers().values()]
-    path, about = None if history is None else Path(history), None
+    path, about, keep = None if history is None else Path(history), None, 0 if select is None else POOL
     if path is not None:
         settings = {"fitness": fitness, "batch_size": batch_size, "precision": precision, "prune": prune}
-        about = _scored_by(net, supernet, parts) | settings
-    keep = 0 if select is None else POOL
+        # What is completed at the end depends on how many are selected from.
+        about = {**_scored_by(net, supernet, parts), **settings, **({"keep": keep} if prune else {})}
     with scoring as scorer:
         found = run_search(strategy, scorer, path, on_candidate, about=about, prune=prune, keep=keep)
     return found if select is None else choose(found, evaluator.outcomes, select, by, known)

@@ -17,7 +17,7 @@ import torch
 from glora.errors import ConfigError, GloraError
 from glora.evaluate import Evaluator
 from glora.precision import Precision
-from glora.strategies import Batches, Fitness, Merit, Score, Scorer
+from glora.strategies import Batches, Fitness, Key, Score, Scorer
 from glora.structure import Structure
 
 __all__ = ["Workers", "connect_ray", "import_ray", "scorer_of"]
@@ -73,7 +73,7 @@ class _Replica:
         # For good, since nothing is trained here.
         self._folds = self._evaluator.folds()
 
-    def score(self, structure: Structure, batches: Batches, bar: Merit | None) -> Score:
+    def score(self, structure: Structure, batches: Batches, bar: Key | None) -> Score:
         return self._evaluator.score(structure, [torch.tensor(batch) for batch in batches], bar, self._folds)
 
 
@@ -96,9 +96,7 @@ class Workers(Scorer):
         """As the evaluator does."""
         return self._evaluator.canonical(structure)
 
-    def scores(
-        self, structures: Sequence[Structure], batches: Batches, bars: Sequence[Merit | None]
-    ) -> Generator[Score]:
+    def scores(self, structures: Sequence[Structure], batches: Batches, bar: Key | None) -> Generator[Score]:
         """Hand the structures to whoever is idle, and give the scores in their order.
 
         Raises:
@@ -116,7 +114,7 @@ class Workers(Scorer):
             while place not in found:
                 while idle and left:
                     number, replica = left.popleft(), idle.pop()
-                    running[replica.score.remote(structures[number], shared, bars[number])] = number, replica
+                    running[replica.score.remote(structures[number], shared, bar)] = number, replica
                 for reference in self._ray.wait(list(running), num_returns=1)[0]:
                     number, replica = running.pop(reference)
                     score = self._result(reference)

@@ -165,6 +165,6 @@ def write_sample(folder: Path, *, blocks: int = 12, generations: int = 20, popul
     (folder / "structure.json").write_text(json.dumps(structure, indent=1), encoding="utf-8")
     (folder / "metrics.json").write_text(json.dumps(metrics(best), indent=1), encoding="utf-8")
     (folder / "config.yaml").write_text(CONFIG, encoding="utf-8")
-    write_lines(folder / "search.jsonl", [{"format": 2, "settings": settings}, *found])
+    write_lines(folder / "search.jsonl", [{"format": 3, "settings": settings}, *found])
     write_lines(folder / "train.jsonl", epochs(100, seed))
     return folder

@@ -29,7 +29,7 @@ def write(path: Path, count: int = 4) -> bytes:
 def test_the_file_is_one_header_and_one_line_per_candidate(tmp_path: Path) -> None:
     path = tmp_path / "new" / "search.jsonl"
     lines = write(path).decode().splitlines()
-    assert json.loads(lines[0]) == {"format": 2, "settings": SETTINGS}
+    assert json.loads(lines[0]) == {"format": 3, "settings": SETTINGS}
     assert json.loads(lines[3]) == {
         "index": 2,
         "generation": 1,
@@ -132,11 +132,11 @@ def test_another_kind_of_file_is_refused_and_left_alone(tmp_path: Path, content:
     assert path.read_bytes() == content
 
 
-@pytest.mark.parametrize("version", [1, 3])
+@pytest.mark.parametrize("version", [1, 2, 4])
 def test_another_format_is_refused(version: int, tmp_path: Path) -> None:
     path = tmp_path / "search.jsonl"
     path.write_text(f'{{"format": {version}, "settings": {{}}}}\n', encoding="utf-8")
-    with pytest.raises(CheckpointError, match=f"has format {version}; this version of glora reads format 2: delete"):
+    with pytest.raises(CheckpointError, match=f"has format {version}; this version of glora reads format 3: delete"):
         History(path, SETTINGS)
 
 

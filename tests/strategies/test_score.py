@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glora.strategies import Candidate, Merit, Proposal, Score, front
-from glora.strategies.score import bits, pack_bits
+from glora.strategies.score import bits, loss_levels, pack_bits
 from glora.structure import LayerStructure, Structure
 
 NAN, INF = math.nan, math.inf
@@ -72,6 +72,8 @@ def test_values_that_are_not_finite_are_nan() -> None:
         Score(0.5, 1.0, 4, "a", same_as=2),
         Score.stopped(Merit(0.75, 0.1), 3, 8),
         Score(0.5, 0.2, 3, bound=Merit(0.75, 0.1), of=8, same_as=1),
+        Score.stopped(Merit(0.75, 0.1), 3, 8, "loss"),
+        Score(0.25, 1.5, 4, "1", loss_error=0.5, fitness="loss", levels="f00a"),
     ],
 )
 def test_json_round_trip(score: Score) -> None:
@@ -141,20 +143,41 @@ def test_a_bound_is_no_score() -> None:
     assert front(found) == (worst,)
 
 
+def test_what_was_stopped_may_still_be_as_good_as_its_bound() -> None:
+    stopped = Candidate(3, 1, "mutant", STRUCTURE, 7, Score.stopped(Merit(0.75, 0.25), 50, 200, "loss"))
+    assert stopped.hoped == Candidate(3, 1, "mutant", STRUCTURE, 7, Score(0.75, 0.25, 50, fitness="loss"))
+    assert stopped.hoped.hoped == stopped.hoped
+    whole = Candidate(3, 1, "mutant", STRUCTURE, 7, Score(0.75, 0.25, 200, "f", levels="000f"))
+    assert whole.hoped == whole
+    assert whole.proposal.scored(whole.score) == whole
+
+
 @pytest.mark.parametrize(
     ("one", "other", "below"),
     [
-        (Merit(0.5, 1.0), Merit(0.6, 9.0), True),
-        (Merit(0.5, 1.0), Merit(0.5, 1.0), False),
-        (Merit(0.5, 1.1), Merit(0.5, 1.0), True),
-        (Merit(0.5, 0.9), Merit(0.5, 1.0), False),
-        (Merit(0.6, 9.0), Merit(0.5, 1.0), False),
-        (Merit(NAN, 1.0), Merit(0.5, 1.0), False),
-        (Merit(0.5, NAN), Merit(0.5, 1.0), False),
+        (Merit(0.5, 1.0), Merit(0.6, 9.0), (True, False)),
+        (Merit(0.5, 1.0), Merit(0.5, 1.0), (False, False)),
+        (Merit(0.5, 1.1), Merit(0.5, 1.0), (True, True)),
+        (Merit(0.5, 0.9), Merit(0.5, 1.0), (False, False)),
+        (Merit(0.6, 9.0), Merit(0.5, 1.0), (False, True)),
+        (Merit(0.5, 1.0), Merit(0.6, 1.0), (True, True)),
+        (Merit(NAN, 1.0), Merit(0.5, 1.0), (False, False)),
+        (Merit(0.5, NAN), Merit(0.5, 1.0), (False, False)),
     ],
 )
-def test_merits_are_compared_by_accuracy_then_loss(one: Merit, other: Merit, below: bool) -> None:
-    assert one.below(other) is below
+def test_merits_are_compared_by_what_ranks_first(one: Merit, other: Merit, below: tuple[bool, bool]) -> None:
+    assert (one.key("accuracy") < other.key("accuracy"), one.key("loss") < other.key("loss")) == below
+
+
+@pytest.mark.parametrize(
+    ("loss", "digit"),
+    [
+        *[(0.0, "0"), (1e-300, "0"), (0.044, "0"), (0.0442, "1"), (0.99, "9"), (1.0, "a"), (1.42, "b"), (5.6, "e")],
+        *[(5.7, "f"), (1e9, "f"), (INF, "f"), (NAN, "f")],
+    ],
+)
+def test_the_level_of_a_loss_is_its_logarithm(loss: float, digit: str) -> None:
+    assert loss_levels([loss]) == digit
 
 
 @given(st.lists(st.booleans(), max_size=40))

@@ -274,7 +274,7 @@ def info(
 
 
 def report(run: str, json: bool = False) -> None:
-    """Write the report of a run or a bench, one self-contained HTML page, from whatever is there.
+    """Write the report of a run or a bench, one HTML page that needs nothing else, from what is there.
 
     Args:
         run: a run folder or the folder of a bench, finished or not.

@@ -29,7 +29,7 @@ __all__ = [
     "read_run",
 ]
 
-_SEARCH_FORMAT = 2
+_SEARCH_FORMAT = 3
 FILES = ("structure.json", "search.jsonl", "train.jsonl", "metrics.json", "config.yaml")
 
 
@@ -246,7 +246,7 @@ def _search(path: Path) -> Search | None:
     if (header := next(rows, None)) is None:
         return None
     header.check_format(_SEARCH_FORMAT)
-    # A killed search may score a candidate again on resuming: the last line of an index counts.
+    # An evaluation that was stopped may be completed at the end: the last line of an index counts.
     found = {candidate.index: candidate for candidate in map(_candidate, rows)}
     return Search(header.mapping("settings"), tuple(found.values()))
 

@@ -10,7 +10,7 @@ from glora.strategies.make import StrategyName, make_strategy
 from glora.strategies.nsga2 import NSGA2
 from glora.strategies.operators import crossover, legal_sample, mutate
 from glora.strategies.random_search import RandomSearch
-from glora.strategies.score import Candidate, Fitness, Merit, Origin, Proposal, Score
+from glora.strategies.score import Candidate, Fitness, Key, Merit, Origin, Proposal, Score
 from glora.strategies.scorer import Batches, Scorer
 from glora.strategies.strategy import Strategy
 from glora.strategies.surrogate import Surrogate
@@ -23,6 +23,7 @@ __all__ = [
     "Evolution",
     "Fitness",
     "History",
+    "Key",
     "Merit",
     "Origin",
     "Proposal",

@@ -15,7 +15,7 @@ from glora.strategies.score import Candidate
 
 __all__ = ["History", "front"]
 
-_FORMAT = 2
+_FORMAT = 3
 _MEND = "cut the file off before that line to go on from there, or delete it to search anew"
 
 
@@ -36,6 +36,8 @@ def front(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
 @final
 class History:
     """The file ``search.jsonl``: a header with the settings, then one line per candidate, appended and synced.
+
+    At the end those that were stopped and evaluated as wholes after all have a second line.
 
     Lines hold no times, so a search that was resumed leaves the same bytes as one that never stopped. A last line
     that was cut off by a kill is dropped on opening.
@@ -102,8 +104,9 @@ class History:
             candidate = Candidate.from_dict(json.loads(line))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{self.path}, line {index + 2}: damaged; {_MEND}") from error
-        # Writing it again finds what reading forgives: further entries, other types, a line out of place.
-        if candidate.index != index or _line(candidate.to_dict()) != line:
+        # Writing it again finds what reading forgives: further entries, other types. A line of an earlier candidate
+        # completes it; whether that is due the search itself finds.
+        if not 0 <= candidate.index <= index or _line(candidate.to_dict()) != line:
             raise CheckpointError(f"{self.path}, line {index + 2}: not as this search wrote it; {_MEND}")
         return candidate
 

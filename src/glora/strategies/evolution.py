@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, final
 
 from glora.space import BoundSpace
 from glora.strategies.operators import crossover, mutate
-from glora.strategies.score import Candidate, Merit, Origin
+from glora.strategies.score import Candidate, Key, Origin
 from glora.strategies.strategy import Strategy
 from glora.structure import Structure
 
@@ -89,11 +89,10 @@ class Evolution(Strategy):
             f"the probability of a mutation is between 0 and 1, not {self.probability}",
         )
 
-    @property
-    def bar(self) -> Merit | None:
+    def bar(self, found: Sequence[Candidate] = ()) -> Key | None:
         """The worst of the parents, once there are as many as shall be kept: whatever is worse is never bred from."""
-        best = self._able()[: self.parents]
-        return best[-1].score.merit if len(best) == self.parents else None
+        best = self._able(found)[: self.parents]
+        return best[-1].score.key if len(best) == self.parents else None
 
     def _settings(self) -> dict[str, Any]:
         return {

@@ -11,8 +11,8 @@ from typing import Any, Literal
 from glora.errors import CheckpointError, GloraError
 from glora.soup import Soup
 from glora.strategies.archive import History, front
-from glora.strategies.pruning import Hardness, bar_at
-from glora.strategies.score import Candidate, Merit, Proposal, Score
+from glora.strategies.pruning import batches, hardest_first, unsettled
+from glora.strategies.score import Candidate, Key, Proposal, Score
 from glora.strategies.scorer import EachScorer, Scorer
 from glora.strategies.strategy import Strategy
 from glora.structure import Structure
@@ -20,6 +20,12 @@ from glora.structure import Structure
 __all__ = ["SearchResult", "Select", "Tie", "run_search"]
 
 Select = Literal["best", "smallest", "soup"]
+
+# How many candidates are scored under the same bar: what they come to raises it for the next ones of their generation.
+# Fewer would stop a little more, and leave more than a few workers idle.
+_WAVE = 10
+
+Bar = Callable[[Sequence[Candidate]], Key | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +54,13 @@ class SearchResult:
     Attributes:
         winner: the candidate that was selected: mostly the one that ranks highest.
         front: the Pareto front of fitness against size, from small to large.
-        history: every candidate, in the order scored.
+        history: every candidate, in the order asked for.
         ties: candidates not distinguishably worse than the highest ranking one, which is among them, from small to
             large; of those that were compared with it, see :func:`glora.selection.choose`.
         soup: the mean of subnets to use instead of the winner, or None.
         soup_score: of the soup, on the same samples as the candidates.
         select: how winner and soup were selected.
+        completed: candidates that were evaluated as wholes at the end, as they had been when they were stopped.
     """
 
     winner: Candidate
@@ -63,6 +70,7 @@ class SearchResult:
     soup: Soup | None = None
     soup_score: Score | None = None
     select: Select = "best"
+    completed: tuple[Candidate, ...] = ()
 
     @property
     def best(self) -> Structure:
@@ -71,17 +79,20 @@ class SearchResult:
 
     @property
     def effort(self) -> dict[str, int]:
-        """What the search took: candidates, of which ``reused`` and ``stopped``, and evaluations of single samples.
+        """What the search took: candidates and evaluations of single samples.
 
-        ``sample_evaluations`` is how many there were, ``of`` how many there would have been had every candidate been
-        evaluated as a whole.
+        Candidates are ``reused`` (another one's score), ``stopped`` and ``completed`` (known only as a bound, their
+        own or another one's, and evaluated as wholes at the end). ``sample_evaluations`` is how many there were,
+        ``of`` how many there would have been had every candidate been evaluated as a whole.
         """
         scores = [candidate.score for candidate in self.history]
+        spent = [score for score in (*scores, *(c.score for c in self.completed)) if score.same_as is None]
         return {
             "candidates": len(scores),
             "reused": sum(score.same_as is not None for score in scores),
-            "stopped": sum(score.bound is not None and score.same_as is None for score in scores),
-            "sample_evaluations": sum(score.samples for score in scores if score.same_as is None),
+            "stopped": sum(score.bound is not None for score in spent),
+            "completed": len(self.completed),
+            "sample_evaluations": sum(score.samples for score in spent),
             "of": sum(score.of or 0 for score in scores),
         }
 
@@ -122,12 +133,13 @@ def run_search(
         strategy: a fresh one.
         score: the bridge to a model: a callable that scores one structure, or a scorer of whole generations.
         history_path: ``search.jsonl``; what it holds is replayed instead of scored, the rest is appended.
-        on_candidate: called with every candidate in order, replayed ones included.
+        on_candidate: called with every candidate in order as it is first scored, replayed ones included.
         about: further plain values that the scores depend on (which supernet, which data), kept in the header of
             the file; it is refused where they differ.
-        prune: let a scorer stop where a candidate can neither come up to the strategy's bar nor be on the front.
-            Winner, front and everything the strategy asks for are the same without.
-        keep: how many of the best are never stopped, whatever the strategy needs, for a choice among them.
+        prune: let a scorer stop where a candidate cannot come up to the strategy's bar. Those that may be on the
+            front or among the best are evaluated as wholes at the end: winner, front, the ``keep`` best and every
+            structure that the strategy asks for are the same without.
+        keep: how many of the best must be known, for a choice among them.
 
     Raises:
         CheckpointError: if the file belongs to another search or is damaged.
@@ -138,7 +150,7 @@ def run_search(
     settings = strategy.settings if about is None else {**strategy.settings, "about": dict(about)}
     scorer = score if isinstance(score, Scorer) else EachScorer(score)
     with nullcontext() if history_path is None else History(history_path, settings) as history:
-        scoring = _Scoring(scorer, history, prune, keep)
+        scoring = _Scoring(scorer, history, prune, max(keep, 1))
         while not strategy.done:
             scores = []
             with closing(scoring.generation(strategy.ask(), strategy.bar)) as candidates:
@@ -147,8 +159,9 @@ def run_search(
                     if on_candidate is not None:
                         on_candidate(candidate)
             strategy.tell(scores)
+        completed = scoring.complete()
         scoring.replay.check_empty()
-    return _result(strategy.candidates)
+    return _result(scoring.candidates, completed)
 
 
 class _Scoring:
@@ -156,58 +169,78 @@ class _Scoring:
 
     def __init__(self, scorer: Scorer, history: History | None, prune: bool, keep: int) -> None:
         self.replay = _Replay(history)
+        self.candidates: list[Candidate] = []
         self._scorer, self._history, self._prune, self._keep = scorer, history, prune, keep
-        self._hardness = Hardness(scorer.samples, scorer.batch_size)
-        self._candidates: list[Candidate] = []
+        self._batches = batches(range(scorer.samples), scorer.batch_size)
+        self._sorted = False
         # The last candidate of every canonical structure that has a score of its own.
         self._known: dict[Structure, Candidate] = {}
 
-    def generation(self, proposals: Sequence[Proposal], bar: Merit | None) -> Generator[Candidate]:
-        """The candidates of a generation in order, each on file before the next one comes."""
-        batches = self._hardness.batches(sort=bar is not None)
-        bar = self._lowered(bar) if self._prune else None
-        bars = [bar_at(proposal.size, bar, self._candidates) for proposal in proposals]
+    def generation(self, proposals: Sequence[Proposal], bar: Bar) -> Generator[Candidate]:
+        """The candidates of a generation in order, each on file before the next one comes.
+
+        Args:
+            proposals: what the strategy asks for.
+            bar: the strategy's, which those of them that are found raise for the next wave.
+        """
+        start, wave = len(self.candidates), len(proposals)
+        if (now := bar(())) is not None:
+            if not self._sorted:
+                good = [one for one in self.candidates if not one.score.failed and one.score.key >= now]
+                order = hardest_first(self._scorer.samples, good)
+                self._batches, self._sorted = batches(order, self._scorer.batch_size), True
+            wave = _WAVE if self._prune else wave
+        for first in range(0, len(proposals), wave):
+            now = self._lowered(bar(self.candidates[start:])) if self._prune else None
+            for candidate in self._scored(proposals[first : first + wave], now):
+                self.candidates.append(candidate)
+                yield candidate
+
+    def _lowered(self, bar: Key | None) -> Key | None:
+        """The bar, or where that is lower, the middle one of those that must be known; None while there are fewer.
+
+        Under a higher one, more would be completed at the end than stopping had saved.
+        """
+        known = sorted((one.score.key for one in self.candidates if not one.score.failed), reverse=True)
+        return None if bar is None or len(known) < self._keep else min(bar, known[(self._keep - 1) // 2])
+
+    def complete(self) -> tuple[Candidate, ...]:
+        """Evaluate as wholes, until none is left, those that may be among the best or on the front.
+
+        Returns:
+            What they were before.
+        """
+        completed: list[Candidate] = []
+        while left := unsettled(self.candidates, self._keep):
+            completed += left
+            for candidate in self._scored([one.proposal for one in left], None):
+                self.candidates[candidate.index] = candidate
+        return tuple(completed)
+
+    def _scored(self, proposals: Sequence[Proposal], bar: Key | None) -> Generator[Candidate]:
         keys = [self._scorer.canonical(proposal.structure) for proposal in proposals]
-        found: list[Candidate] = []
-        for proposal, key, own in zip(proposals, keys, bars, strict=True):
-            recorded = self.replay(proposal, own)
+        done = 0
+        for proposal, key in zip(proposals, keys, strict=True):
+            recorded = self.replay(proposal, bar)
             if recorded is None:
                 break
-            found.append(self._entered(recorded, key))
-            yield recorded
-        done = len(found)
-        todo = self._to_score(keys[done:], bars[done:])
+            done += 1
+            yield self._entered(recorded, key)
+        todo = self._to_score(keys[done:], bar)
         structures = [proposals[done + place].structure for place in todo]
-        with closing(self._scorer.scores(structures, batches, list(todo.values()))) as scores:
+        with closing(self._scorer.scores(structures, self._batches, bar)) as scores:
             for place, (proposal, key) in enumerate(zip(proposals[done:], keys[done:], strict=True)):
                 score = next(scores) if place in todo else _reused(self._known[key])
                 candidate = proposal.scored(score)
                 if self._history is not None:
                     self._history.append(candidate)
-                found.append(self._entered(candidate, key))
-                yield candidate
-        self._candidates += found
-        self._hardness.count(found)
+                yield self._entered(candidate, key)
 
-    def _lowered(self, bar: Merit | None) -> Merit | None:
-        """The bar, or the worst of those to be kept if that is lower; None as long as there are fewer."""
-        if self._keep == 0:
-            return bar
-        able = (candidate for candidate in self._candidates if not candidate.score.failed)
-        kept = sorted(able, key=Candidate.rank_key, reverse=True)[: self._keep]
-        return _lower(bar, kept[-1].score.merit) if len(kept) == self._keep else None
-
-    def _to_score(self, keys: Sequence[Structure], bars: Sequence[Merit | None]) -> dict[int, Merit | None]:
-        """Places of the structures that no other one can lend its score, with the lowest bar of their equivalents."""
-        todo: dict[int, Merit | None] = {}
-        first: dict[Structure, int] = {}
-        for place, (key, bar) in enumerate(zip(keys, bars, strict=True)):
-            if key in first:
-                todo[first[key]] = _lower(todo[first[key]], bar)
-            elif key not in self._known or not _is_enough(self._known[key].score, bar):
-                first[key] = place
-                todo[place] = bar
-        return todo
+    def _to_score(self, keys: Sequence[Structure], bar: Key | None) -> list[int]:
+        """Places of the structures that no other one can lend its score."""
+        first = {key: place for place, key in reversed(list(enumerate(keys)))}
+        known = {key for key in first if key in self._known and _is_enough(self._known[key].score, bar)}
+        return sorted(place for key, place in first.items() if key not in known)
 
     def _entered(self, candidate: Candidate, key: Structure) -> Candidate:
         if candidate.score.same_as is None:
@@ -215,15 +248,9 @@ class _Scoring:
         return candidate
 
 
-def _is_enough(score: Score, bar: Merit | None) -> bool:
+def _is_enough(score: Score, bar: Key | None) -> bool:
     """Whether a score answers what ``bar`` asks: it is whole, or a bound below it."""
-    return score.bound is None or (bar is not None and score.bound.below(bar))
-
-
-def _lower(first: Merit | None, second: Merit | None) -> Merit | None:
-    if first is None or second is None:
-        return None
-    return first if first.below(second) else second
+    return score.bound is None or (bar is not None and score.hoped.key < bar)
 
 
 def _reused(candidate: Candidate) -> Score:
@@ -235,33 +262,33 @@ class _Replay:
 
     def __init__(self, history: History | None) -> None:
         self._path = history.path if history else None
-        self._left = iter(history.recorded if history else ())
+        self._left = enumerate(history.recorded if history else (), 2)
 
-    def __call__(self, proposal: Proposal, bar: Merit | None) -> Candidate | None:
-        recorded = next(self._left, None)
+    def __call__(self, proposal: Proposal, bar: Key | None) -> Candidate | None:
+        line, recorded = next(self._left, (0, None))
         if recorded is not None:
             if recorded.to_dict() != proposal.scored(recorded.score).to_dict():
-                raise self._error(recorded, "is not the structure that the search asks for there")
+                raise self._error(line, "is not the structure that the search asks for there")
             if not _is_enough(recorded.score, bar):
-                raise self._error(recorded, "was stopped where this search needs a whole evaluation")
+                raise self._error(line, "was stopped where this search needs a whole evaluation")
         return recorded
 
     def check_empty(self) -> None:
-        if (recorded := next(self._left, None)) is not None:
-            raise self._error(recorded, "comes after the end of the search")
+        for line, _ in self._left:
+            raise self._error(line, "comes after the end of the search")
 
-    def _error(self, recorded: Candidate, what: str) -> CheckpointError:
+    def _error(self, line: int, what: str) -> CheckpointError:
         return CheckpointError(
-            f"{self._path}, line {recorded.index + 2}: {what}; the file was changed or written by another "
-            "version: delete it to search anew"
+            f"{self._path}, line {line}: {what}; the file was changed or written by another version: delete it to "
+            "search anew"
         )
 
 
-def _result(candidates: tuple[Candidate, ...]) -> SearchResult:
+def _result(candidates: Sequence[Candidate], completed: tuple[Candidate, ...]) -> SearchResult:
     best = max(candidates, key=Candidate.rank_key)
     if best.score.failed:
         raise GloraError(
             f"none of the {len(candidates)} candidates has a finite accuracy and loss: the supernet has diverged; "
             "train it again at a lower learning rate or in a wider precision"
         )
-    return SearchResult(best, front(candidates), candidates)
+    return SearchResult(best, front(candidates), tuple(candidates), completed=completed)

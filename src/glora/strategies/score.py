@@ -9,21 +9,23 @@ from typing import Any, Literal, NamedTuple
 
 from glora.structure import Structure
 
-__all__ = ["Candidate", "Fitness", "Merit", "Origin", "Proposal", "Score", "bits", "pack_bits"]
+__all__ = ["Candidate", "Fitness", "Key", "Merit", "Origin", "Proposal", "Score", "bits", "loss_levels", "pack_bits"]
 
 Fitness = Literal["accuracy", "loss"]
 Origin = Literal["initial", "random", "mutant", "crossover", "predicted"]
+Key = tuple[float, float]
+"""What ranks first and what decides between equals; greater is better, and nothing is less than what is no number."""
 
 
 class Merit(NamedTuple):
-    """What scores are compared by where accuracy ranks first: a higher accuracy, then a lower loss."""
+    """An accuracy and a loss."""
 
     accuracy: float
     loss: float
 
-    def below(self, other: Merit) -> bool:
-        """Whether this is strictly worse; never of values that are not numbers."""
-        return self.accuracy < other.accuracy or (self.accuracy == other.accuracy and self.loss > other.loss)
+    def key(self, fitness: Fitness) -> Key:
+        """What they are compared by where ``fitness`` ranks first."""
+        return (self.accuracy, -self.loss) if fitness == "accuracy" else (-self.loss, self.accuracy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class Score:
         same_as: index of the candidate whose score this is, because both structures compute the same.
         loss_error: standard error of the loss, NaN if unknown.
         fitness: which of the two ranks first; the other decides between equals.
+        levels: how high the loss of each sample is, see :func:`loss_levels`; empty if not known.
     """
 
     accuracy: float
@@ -54,6 +57,7 @@ class Score:
     same_as: int | None = None
     loss_error: float = math.nan
     fitness: Fitness = "accuracy"
+    levels: str = ""
 
     def __post_init__(self) -> None:
         for name in ("accuracy", "loss", "loss_error"):
@@ -63,9 +67,14 @@ class Score:
         object.__setattr__(self, "of", self.samples if self.of is None else int(self.of))
 
     @classmethod
-    def stopped(cls, bound: Merit, samples: int, of: int) -> Score:
+    def stopped(cls, bound: Merit, samples: int, of: int, fitness: Fitness = "accuracy") -> Score:
         """The score of an evaluation that was stopped after ``samples`` of its samples."""
-        return cls(math.nan, math.nan, samples, bound=bound, of=of)
+        return cls(math.nan, math.nan, samples, bound=bound, of=of, fitness=fitness)
+
+    @property
+    def hoped(self) -> Score:
+        """The best that it could still be: of a stopped evaluation its bound, else itself."""
+        return self if self.bound is None else Score(*self.bound, self.samples, fitness=self.fitness)
 
     @property
     def failed(self) -> bool:
@@ -73,14 +82,9 @@ class Score:
         return math.isnan(self.accuracy) or math.isnan(self.loss)
 
     @property
-    def merit(self) -> Merit:
-        """Accuracy and loss."""
-        return Merit(self.accuracy, self.loss)
-
-    @property
-    def key(self) -> tuple[float, float]:
+    def key(self) -> Key:
         """What ranks first and what decides between equals; greater is better."""
-        return (self.accuracy, -self.loss) if self.fitness == "accuracy" else (-self.loss, self.accuracy)
+        return Merit(self.accuracy, self.loss).key(self.fitness)
 
     @property
     def accuracy_error(self) -> float:
@@ -104,6 +108,8 @@ class Score:
             value |= {"of": self.of, "bound": self.bound._asdict()}
         if self.right:
             value["right"] = self.right
+        if self.levels:
+            value["levels"] = self.levels
         if self.same_as is not None:
             value["same_as"] = self.same_as
         return value
@@ -128,6 +134,7 @@ class Score:
             value.get("same_as"),
             value.get("loss_error", math.nan),
             value.get("fitness", "accuracy"),
+            value.get("levels", ""),
         )
 
 
@@ -141,6 +148,20 @@ def pack_bits(right: Iterable[bool]) -> str:
 def bits(packed: str, count: int) -> str:
     """The first ``count`` of the booleans that :func:`pack_bits` packed, as characters 0 and 1."""
     return f"{int(packed, 16):0{4 * len(packed)}b}"[:count] if packed else ""
+
+
+def loss_levels(losses: Iterable[float]) -> str:
+    """How high losses are, a hexadecimal digit each: the logarithm to the base of the square root of 2, plus 10.
+
+    So 0 is all below 0.044, a is 1 to 1.41, and f is all above 5.66, and what is no number.
+    """
+    return "".join(f"{_level(loss):x}" for loss in losses)
+
+
+def _level(loss: float) -> int:
+    if not loss < math.inf:
+        return 15
+    return min(15, max(0, math.floor(2 * math.log2(loss) + 10))) if loss > 0 else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +189,16 @@ class Candidate:
     structure: Structure
     size: int
     score: Score
+
+    @property
+    def proposal(self) -> Proposal:
+        """What was scored."""
+        return Proposal(self.index, self.generation, self.origin, self.structure, self.size)
+
+    @property
+    def hoped(self) -> Candidate:
+        """The best that it could still be."""
+        return self.proposal.scored(self.score.hoped)
 
     def rank_key(self) -> tuple[bool, float, float, int, int]:
         """Greater is better: accuracy, then lower loss (or the other way round), then fewer parameters, then earlier.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import final
 
 from glora.errors import GloraError
-from glora.strategies.score import Merit, Score
+from glora.strategies.score import Key, Score
 from glora.structure import Structure
 
 __all__ = ["Batches", "EachScorer", "Scorer"]
@@ -28,17 +28,15 @@ class Scorer(ABC):
     batch_size: int
 
     @abstractmethod
-    def scores(
-        self, structures: Sequence[Structure], batches: Batches, bars: Sequence[Merit | None]
-    ) -> Generator[Score]:
+    def scores(self, structures: Sequence[Structure], batches: Batches, bar: Key | None) -> Generator[Score]:
         """Score structures, and give the scores in their order, each as soon as those before it are there.
 
         Args:
             structures: what to score.
             batches: which samples to evaluate together. A score may depend on that by rounding, but neither on the
                 order of the batches nor on what else is scored.
-            bars: for each structure, what it must come up to: its evaluation is stopped, and the score a bound, after
-                the first batch, but the last, that leaves it no way to; None for a whole evaluation.
+            bar: what they must come up to: an evaluation is stopped, and the score a bound, after the first batch,
+                but the last, that leaves it no way to; None for whole evaluations.
         """
 
     def canonical(self, structure: Structure) -> Structure:
@@ -54,9 +52,7 @@ class EachScorer(Scorer):
         self.samples, self.batch_size = 0, 1
         self._score = score
 
-    def scores(
-        self, structures: Sequence[Structure], batches: Batches, bars: Sequence[Merit | None]
-    ) -> Generator[Score]:
+    def scores(self, structures: Sequence[Structure], batches: Batches, bar: Key | None) -> Generator[Score]:
         """Call it for each structure.
 
         Raises:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, final
 from glora.errors import BudgetError, ConfigError, GloraError
 from glora.space import BoundSpace
 from glora.strategies.operators import legal_sample
-from glora.strategies.score import Candidate, Merit, Origin, Proposal, Score
+from glora.strategies.score import Candidate, Key, Origin, Proposal, Score
 from glora.structure import Structure
 
 __all__ = ["CHILD_TRIES", "Strategy", "fingerprint"]
@@ -95,12 +95,13 @@ class Strategy(ABC):
         """Whether there is nothing left to ask or to tell."""
         return not self._proposals()
 
-    @property
-    def bar(self) -> Merit | None:
-        """What a candidate of the generation asked for must come up to; below that, nothing depends on its score.
+    def bar(self, found: Sequence[Candidate] = ()) -> Key | None:
+        """What a candidate of the generation asked for must come up to; below that, no draw depends on its score.
 
-        Made of what was told before that generation, so that neither the order of evaluation nor the number of
-        workers matters. None, the default, if every score is needed.
+        None, the default, if every score is needed.
+
+        Args:
+            found: candidates of that generation that are scored already.
         """
         return None
 
@@ -173,9 +174,9 @@ class Strategy(ABC):
     # What subclasses draw with
 
     @final
-    def _able(self) -> list[Candidate]:
-        """All candidates that did not fail, the best first."""
-        able = [candidate for candidate in self._candidates if not candidate.score.failed]
+    def _able(self, found: Sequence[Candidate] = ()) -> list[Candidate]:
+        """All candidates told that did not fail, and those of ``found``, the best first."""
+        able = [candidate for candidate in (*self._candidates, *found) if not candidate.score.failed]
         return sorted(able, key=Candidate.rank_key, reverse=True)
 
     @final
