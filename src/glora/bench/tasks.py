@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from glora import protocols
 from glora.data import digest, list_data
@@ -73,7 +73,7 @@ class Task:
 
 def protocol_tasks(
     protocol: Protocol, root: str, names: Sequence[str] | None, shots: Sequence[int] | None, seeds: Sequence[int]
-) -> list[tuple[Task, str]]:
+) -> list[tuple[Task, Literal["train", "train+val"]]]:
     """The tasks of a protocol, each with what its final model is trained on.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from glora.data.listing import Listing, Part
 from glora.data.preprocess import Preprocessing
@@ -67,7 +68,7 @@ class Task:
     tests: tuple[TestSet, ...]
     preprocessing: Preprocessing
     augmentation: Augmentation | None = None
-    final_on: str = "train"
+    final_on: Literal["train", "train+val"] = "train"
     group: str | None = None
     shots: int | None = None
     seed: int | None = None
