@@ -27,6 +27,7 @@ from glora.machine import machine, versions
 from glora.metrics import Metrics
 from glora.model import GLoRAModel, adapt
 from glora.progress import Progress
+from glora.protocols import Task
 from glora.report import write_report
 from glora.selection import known_choice
 from glora.space import SearchSpace
@@ -51,19 +52,23 @@ class Run:
         progress: told what happens.
         command: the line that repeats the run, for the report.
         writes: whether this process writes to the folder: of several that train together, only the main one.
+        task: whose images and preprocessing are taken in place of those of ``config.data``.
 
     Raises:
         ConfigError: if the folder's run has other settings or was made from other data.
         DataError, BackboneError, TargetError, BudgetError: for wrong input, before anything is trained.
     """
 
-    def __init__(self, config: RunConfig, progress: Progress, command: str = "", writes: bool = True) -> None:
+    def __init__(
+        self, config: RunConfig, progress: Progress, command: str = "", writes: bool = True, task: Task | None = None
+    ) -> None:
         self.config, self.progress, self.folder = config, progress, config.folder
         config.check(self.folder)
-        listing = list_data(config.data, **config.split, skip_bad=config.skip_bad)
+        listing = task.listing if task else list_data(config.data, **config.split, skip_bad=config.skip_bad)
         self._classes = listing.classes
         backbone = self._backbone()
-        self.preprocessing = Preprocessing.from_dict(backbone.preprocessing)
+        own = Preprocessing.from_dict(backbone.preprocessing)
+        self.preprocessing = task.prepared(own) if task else own
         self.net = self._adapt(backbone, config.search_space())
         if config.limit is not None:
             self.net.bound.check_budget(config.limit)

@@ -261,7 +261,7 @@ def test_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("protocol", "choices", "message"),
     [
-        ("vtab", {"names": ["kity"]}, "protocol vtab has no data set 'kity': did you mean 'kitti'"),
+        ("vtab", {"names": ["kity"]}, "protocol vtab has no data set 'kity': .*; did you mean 'kitti'"),
         ("domain", {"names": ["x"]}, "protocol domain has no data set 'x': there are imagenet"),
         ("vtab", {"shots": [1]}, "protocol vtab, shots 1: it has no shots"),
         ("fewshot", {"shots": [3]}, "protocol fewshot, shots 3: there are 1, 2, 4, 8, 16"),

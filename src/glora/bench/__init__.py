@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from glora.bench.cells import Cell, Task
+from glora.bench.cells import Cell
 from glora.bench.plan import Plan
 from glora.bench.published import PublishedRow, published_rows
 from glora.bench.render import render
 from glora.bench.results import Results, read_results
 from glora.bench.sweep import make_tasks, run_cells
 from glora.bench.table import Table, make_table
+from glora.bench.tasks import Task
 
 __all__ = [
     "Cell",

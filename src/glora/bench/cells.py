@@ -1,21 +1,20 @@
-"""What a bench is made of: data sets, and cells, each of which is one method on one data set with one seed."""
+"""What a bench is made of: cells, each of which is one method on one data set with one seed."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from glora.bench.results import FORMAT
+from glora.bench.tasks import Task
 from glora.config import RunConfig
-from glora.data import digest, list_data
-from glora.data.made import made_set
 
-__all__ = ["GLORA", "SEARCHED", "Cell", "Final", "Task", "fingerprint"]
+__all__ = ["GLORA", "SEARCHED", "Cell", "Final", "fingerprint"]
 
 GLORA = "glora"
 # Settings of the whole procedure beside those of training, and beside the rank.
@@ -29,40 +28,6 @@ Final = Literal["train", "train+val"]
 def fingerprint(value: Any) -> str:
     """The first 16 hexadecimal digits of the SHA-256 of a value that JSON can hold."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class Task:
-    """A data set of a bench.
-
-    Args:
-        name: in results and tables.
-        source: as ``glora.data.list_data`` takes it.
-        group: that the data set belongs to, or None.
-        make: name of a data set that is made at ``source`` if it is not there, or None.
-        seed: of what is made.
-        test: test images of what is made; 2000, or as many as there are, if None.
-    """
-
-    name: str
-    source: str
-    group: str | None = None
-    make: str | None = None
-    seed: int = 0
-    test: int | None = None
-
-    @cached_property
-    def identity(self) -> dict[str, Any]:
-        """What tells these images from others: the digest of the split, or what they are made by.
-
-        Raises:
-            DataError: if the data cannot be listed.
-        """
-        if self.make is not None:
-            return {"make": self.make, "seed": self.seed, "test": self.test, "version": made_set(self.make).version}
-        listing = list_data(self.source)
-        parts = {"train": listing.train, "val": listing.val, "test": listing.test}
-        return {"split": digest(row for name, part in parts.items() if part is not None for row in part.rows(name))}
 
 
 @dataclass(frozen=True)
@@ -80,8 +45,9 @@ class Cell:
         checkpoint: digest of the file of local weights, or None.
         rates: learning rates to choose from, by the validation images.
         tuning_seed: the seed that all of them are tried with.
+        tuning_task: the data set that they are tried on: ``task``, with the training images drawn by that seed.
         final: what the final model is trained on.
-        protocol: written to the result.
+        alphas: shares of the way from the pretrained to the tuned weights to test, too; none if empty.
     """
 
     task: Task
@@ -94,8 +60,9 @@ class Cell:
     checkpoint: str | None
     rates: tuple[float, ...]
     tuning_seed: int
+    tuning_task: Task
     final: Final
-    protocol: str | None
+    alphas: tuple[float, ...] = ()
 
     def config(self, lr: float, seed: int, out: Path | None = None) -> RunConfig:
         """All settings of a training of this method; the split is the same for all seeds.
@@ -110,7 +77,13 @@ class Cell:
     @cached_property
     def key(self) -> str:
         """Fingerprint of all that the result depends on, but for versions and machine."""
-        return self.digest(self.seed, rates=self.rates, tuning_seed=self.tuning_seed, final=self.final)
+        more = {"alphas": self.alphas} if self.alphas else {}
+        return self.digest(self.seed, rates=self.rates, tuning_seed=self.tuning_seed, final=self.final, **more)
+
+    @property
+    def trial(self) -> Cell:
+        """What learning rates are tried as, the same for all seeds."""
+        return replace(self, seed=self.tuning_seed, task=self.tuning_task, final="train", alphas=())
 
     def digest(self, seed: int, **more: Any) -> str:
         """Fingerprint of this method on this data set with a seed, and of whatever else is given."""
@@ -125,8 +98,8 @@ class Cell:
     def shared(self) -> str:
         """Equal for cells that must be done one after the other: those with trials, or a supernet, in common."""
         if self.peer == GLORA:
-            return fingerprint(self.config(0.0, 0).of_the_supernet())
-        return self.digest(0)
+            return fingerprint([self.tuning_task.identity, self.config(0.0, 0).of_the_supernet()])
+        return self.trial.digest(0)
 
     def about(self) -> dict[str, Any]:
         """What a result says of the cell itself."""
@@ -135,8 +108,8 @@ class Cell:
             "key": self.key,
             "task": self.task.name,
             "group": self.task.group,
-            "protocol": self.protocol,
-            "shots": None,
+            "protocol": self.task.protocol,
+            "shots": self.task.shots,
             "method": self.method,
             "peer": self.peer,
             "options": dict(self.options),
@@ -152,4 +125,4 @@ class Cell:
     def __str__(self) -> str:
         """As it is told to people."""
         rank = "" if self.rank is None else f", rank {self.rank}"
-        return f"{self.method}{rank} on {self.task.name}, seed {self.seed}"
+        return f"{self.method}{rank} on {self.task}, seed {self.seed}"

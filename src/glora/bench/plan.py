@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -11,21 +10,27 @@ from typing import Any
 
 import yaml
 
-from glora.bench.cells import GLORA, SEARCHED, Cell, Final, Task
+from glora.bench.cells import GLORA, SEARCHED, Cell, Final
+from glora.bench.tasks import Task, protocol_tasks
 from glora.config import RunConfig
 from glora.data.made import made_set
-from glora.errors import ConfigError, GloraError
+from glora.errors import ConfigError, GloraError, near_miss
 from glora.peers import PEERS
+from glora.protocols import parse_alphas
 from glora.train import TrainSettings
 
 __all__ = ["Plan"]
 
-_KEYS = ("model", "size", "checkpoint", "data", "methods", "seeds", "train", "lr", "final", "protocol", "threads")
+_KEYS = tuple(
+    "model size checkpoint data protocol root tasks shots methods seeds train lr final alphas threads".split()
+)
 _DATA = ("folder", "make", "group", "seed", "test")
 _METHOD = ("peer", "options", "rank", "ranks", "train", "lr")
 _LR = ("values", "seed")
 _FINALS: tuple[Final, ...] = ("train", "train+val")
-_PROTOCOLS = (None, "vtab", "fewshot", "domain")
+_PROTOCOLS = ("vtab", "fewshot", "domain")
+# What chooses among the data sets of a protocol.
+_CHOICES = ("root", "tasks", "shots")
 # What every method can be given, the whole procedure too; the rate and the seed are the plan's.
 _TRAIN = (
     *sorted({f.name for f in fields(TrainSettings)} & {f.name for f in fields(RunConfig)} - {"lr", "seed"}),
@@ -46,21 +51,22 @@ class Plan:
     threads: int | None
 
     @classmethod
-    def read(cls, path: str | Path, out: Path) -> Plan:
+    def read(cls, path: str | Path, out: Path, root: str | None = None) -> Plan:
         """Read a plan.
 
         Args:
             path: of the YAML file; folders in it are relative to the working directory.
             out: folder of the bench, where data sets are made.
+            root: in place of the plan's ``root``, the folder of a protocol's data sets.
 
         Raises:
             ConfigError: one line naming the entry at fault, with a near miss for a word that is unknown.
-            GloraError: for settings that a method cannot be trained with.
+            GloraError: for settings that a method cannot be trained with; for what is missing or wrong in ``root``.
         """
         file = Path(path)
         try:
             values = _mapping(yaml.safe_load(file.read_text("utf-8")), "the plan", _KEYS)
-            return _plan(values, out)
+            return _plan(values if root is None else values | {"root": root}, out)
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}") from None
         except yaml.YAMLError as error:
@@ -75,12 +81,9 @@ class Plan:
 
 
 def _plan(values: dict[str, Any], out: Path) -> Plan:
-    for name in ("model", "data", "methods"):
+    for name in ("model", "methods"):
         if not values.get(name):
             raise ConfigError(f"{name} is needed")
-    final, protocol = values.get("final", "train"), values.get("protocol")
-    _one_of(final, "final", _FINALS)
-    _one_of(protocol, "protocol", _PROTOCOLS)
     threads = values.get("threads")
     if threads is not None:
         _whole(threads, "threads", 1)
@@ -96,9 +99,24 @@ def _plan(values: dict[str, Any], out: Path) -> Plan:
         for name, value in _mapping(values["methods"], "methods").items()
         for method, own, grid in _method(name, value, len(rates))
     ]
+    found, final = _data_sets(values, out, {*seeds, tuning_seed} if len(rates) > 1 else set(seeds))
+    final = values.get("final", final)
+    _one_of(final, "final", _FINALS)
+    alphas = _alphas(values.get("alphas"))
     cells = tuple(
-        Cell(task, *method, seed, trained, weights, grid, tuning_seed, final, protocol)
-        for task in _tasks(values["data"], out)
+        Cell(
+            drawn[seed],
+            *method,
+            seed,
+            trained,
+            weights,
+            grid,
+            tuning_seed,
+            drawn.get(tuning_seed, drawn[seed]),
+            final,
+            alphas,
+        )
+        for drawn in found
         for method, trained, grid in methods
         for seed in seeds
     )
@@ -134,6 +152,46 @@ def _method(
     given = entry.get("ranks", [entry["rank"]] if "rank" in entry else None)
     for rank in default if given is None else _list(given, f"{what}: ranks", 1):
         yield (name, peer, options, rank), trained, grid
+
+
+def _data_sets(values: dict[str, Any], out: Path, seeds: set[int]) -> tuple[list[dict[int, Task]], Final]:
+    """Data sets, each by seed, and what the final models are trained on unless the plan says so."""
+    protocol = values.get("protocol")
+    if protocol is None:
+        if extra := [name for name in _CHOICES if values.get(name) is not None]:
+            raise ConfigError(f"{extra[0]} is for a protocol: vtab, fewshot or domain")
+        if not values.get("data"):
+            raise ConfigError("data is needed, or protocol and root")
+        return [dict.fromkeys(seeds, task) for task in _tasks(values["data"], out)], "train"
+    _one_of(protocol, "protocol", _PROTOCOLS)
+    if values.get("data"):
+        raise ConfigError("give either data or protocol with root")
+    if not values.get("root"):
+        raise ConfigError(f"root is needed: the folder of the data sets of protocol {protocol}")
+    names, shots = values.get("tasks"), values.get("shots")
+    if names is not None and (not isinstance(names, list) or len(set(map(str, names))) < len(names) or not names):
+        raise ConfigError(f"tasks is a list of different names, not {names!r}")
+    if shots is not None:
+        shots = _list(shots, "shots", 1)
+    listed = protocol_tasks(
+        protocol, str(values["root"]), None if names is None else [str(name) for name in names], shots, sorted(seeds)
+    )
+    found: dict[tuple[str, int | None], dict[int, Task]] = {}
+    for task, _ in listed:
+        drawn = seeds if task.drawn is None else [task.drawn]
+        found.setdefault((task.name, task.shots), {}).update(dict.fromkeys(drawn, task))
+    return list(found.values()), listed[0][1]
+
+
+def _alphas(value: Any) -> tuple[float, ...]:
+    if value is None:
+        return ()
+    if isinstance(value, list):
+        value = ",".join(map(str, value))
+    if not isinstance(value, str):
+        # YAML takes 0:1:0.1 for a number to the base 60.
+        raise ConfigError('alphas is text in quotes, such as "0:1:0.1", or a list of shares from 0 to 1')
+    return parse_alphas(value, "alphas")
 
 
 def _tasks(value: Any, out: Path) -> list[Task]:
@@ -196,12 +254,10 @@ def _mapping(value: Any, what: str, known: tuple[str, ...] | None = None) -> dic
     return dict(value)
 
 
-def _one_of(value: Any, what: str, known: tuple[Any, ...], verb: str = "is not") -> None:
+def _one_of(value: Any, what: str, known: tuple[str, ...], verb: str = "is not") -> None:
     if value not in known:
-        names = [str(one) for one in known if one is not None]
-        near = difflib.get_close_matches(str(value), names, 1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}?" if near else f"there is {', '.join(names) or 'nothing to set'}"
-        raise ConfigError(f"{what} {verb} {value!r}: {hint}")
+        names = ", ".join(known) or "nothing to set"
+        raise ConfigError(f"{what} {verb} {value!r}: there is {names}{near_miss(value, known)}")
 
 
 def _whole(value: Any, what: str, least: int) -> int:

@@ -67,7 +67,10 @@ def read_results(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
             # A failure never hides a success, in whatever order the files come.
             if "error" not in line or "error" in found.get(line["key"], line):
                 found[line["key"]] = line
-    return sorted(found.values(), key=lambda one: (one["task"], one["method"], one.get("rank") or 0, one["seed"]))
+    return sorted(
+        found.values(),
+        key=lambda one: (one["task"], one.get("shots") or 0, one["method"], one.get("rank") or 0, one["seed"]),
+    )
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

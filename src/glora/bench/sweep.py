@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 
-from glora.bench.cells import Cell, Task
+from glora.bench.cells import Cell
 from glora.bench.results import Results
+from glora.bench.tasks import Task
 from glora.bench.work import run_cell, tidy
 from glora.data.made import make_data
 from glora.errors import ConfigError
@@ -154,7 +155,7 @@ class _Sweep:
                 self.failed.append(line)
                 self._progress.say(f"failed: {cell}: {line['error']}")
                 self._bar = self._progress.bar("bench", self._total)
-            figure = "failed" if "error" in line else f"{line['tests']['test']:.1%}"
+            figure = "failed" if "error" in line else f"{next(iter(line['tests'].values())):.1%}"
             self._bar(self._done, f"{cell}: {figure}")
 
 

@@ -13,17 +13,21 @@ from typing import Any, NamedTuple
 from glora.backbones import load_backbone
 from glora.bench.cells import GLORA, SEARCHED, Cell, fingerprint
 from glora.bench.memory import PeakMemory
+from glora.bench.tasks import Task
 from glora.config import RunConfig
-from glora.data import LabelledData, Preprocessing, Samples, list_data, open_data
-from glora.errors import DataError, GloraError
+from glora.data import LabelledData, Preprocessing, Samples, label_data
+from glora.errors import GloraError
 from glora.evaluate import evaluate
 from glora.files import write_json
 from glora.machine import machine, versions
+from glora.model import GLoRAModel
 from glora.peers import peer
 from glora.precision import Precision
 from glora.progress import SilentProgress
+from glora.protocols import evaluate_task, interpolate
 from glora.run import Run, share_supernet
 from glora.space import SearchSpace
+from glora.summary import layer_rows
 from glora.train import TrainSettings, fit
 from glora.trainable import Trainable
 
@@ -57,10 +61,7 @@ def run_cell(cell: Cell, folder: Path) -> dict[str, Any]:
         with PeakMemory() as memory:
             lr, trials = _tuned(cell, folder)
             trained = _final(cell, folder, lr, trials)
-            test = trained.data.test
-            if test is None:
-                raise DataError(f"{cell.task.source} has no test images: a bench needs some")
-            accuracy = evaluate(trained.net, test, trained.config.eval_batch_size, _precision(trained)).accuracy
+            figures = _tested(cell, trained)
     except GloraError as error:
         return cell.failed(str(error))
     except Exception as error:  # of any kind: one cell must not stop the others
@@ -77,10 +78,11 @@ def run_cell(cell: Cell, folder: Path) -> dict[str, Any]:
         "parameters": trained.parameters,
         "head": trained.net.head_size,
         "val": trained.val,
-        "tests": {"test": accuracy},
+        **figures,
         "trained_on": cell.final,
-        "split": trained.data.digest,
+        "split": cell.task.split or trained.data.digest,
         "structure": trained.structure,
+        **({"layers": layer_rows(trained.net)} if trained.structure and isinstance(trained.net, GLoRAModel) else {}),
         "seconds": round(trained.seconds, 1),
         "memory": memory.peak,
         "versions": versions(),
@@ -94,17 +96,30 @@ def tidy(cell: Cell, line: dict[str, Any], folder: Path) -> None:
         _forget(_state(cell, folder, line["lr"], cell.seed, cell.final))
 
 
+def _tested(cell: Cell, trained: _Trained) -> dict[str, Any]:
+    """The figures of the test images, and those of the way from the pretrained to the tuned weights if it is asked."""
+    net = trained.net
+    how = cell.task.open().tests, trained.preprocessing, trained.config.eval_batch_size, _precision(trained)
+    found: dict[str, Any] = {"tests": evaluate_task(net, *how).accuracies()}
+    # What is no GLoRA, or has prompts or adapters of blocks, has no weights on the way.
+    if cell.alphas and isinstance(net, GLoRAModel) and not net.active.blocks:
+        curve = interpolate(net, cell.alphas, *how)
+        found["alphas"] = {alpha: score.accuracies() for alpha, score in curve.items()}
+    return found
+
+
 def _tuned(cell: Cell, folder: Path) -> tuple[float, list[dict[str, Any]]]:
     """The learning rate with the best validation accuracy, the first of equals, and all trials; none for one rate."""
     if len(cell.rates) == 1:
         return cell.rates[0], []
+    final, cell = cell.final, cell.trial
     trials: list[dict[str, Any]] = []
     errors: list[GloraError] = []
     for lr in cell.rates:
-        path = folder / "trials" / f"{cell.digest(cell.tuning_seed, lr=lr)}.json"
+        path = folder / "trials" / f"{cell.digest(cell.seed, lr=lr)}.json"
         if not path.is_file():
             try:
-                val = _trained(cell, folder, lr, cell.tuning_seed).val
+                val = _trained(cell, folder, lr, cell.seed).val
             except GloraError as error:  # of one rate alone, mostly: a loss that is not finite
                 trials.append({"lr": lr, "val": None})
                 errors.append(error)
@@ -115,8 +130,8 @@ def _tuned(cell: Cell, folder: Path) -> tuple[float, list[dict[str, Any]]]:
         raise errors[0]
     best = max((one for one in trials if one["val"] is not None), key=lambda one: float(one["val"]))
     for one in trials:
-        if one is not best or cell.final != "train":
-            _forget(_state(cell, folder, one["lr"], cell.tuning_seed, "train"))
+        if one is not best or final != "train":
+            _forget(_state(cell, folder, one["lr"], cell.seed, "train"))
     return float(best["lr"]), trials
 
 
@@ -140,7 +155,7 @@ def _trained(cell: Cell, folder: Path, lr: float, seed: int) -> _Trained:
 
 def _peer(cell: Cell, folder: Path, lr: float, seed: int) -> _Trained:
     config = cell.config(lr, seed)
-    classes = len(list_data(cell.task.source).classes)
+    classes = len(cell.task.open().listing.classes)
     backbone = load_backbone(
         config.model,
         num_classes=classes,
@@ -148,8 +163,8 @@ def _peer(cell: Cell, folder: Path, lr: float, seed: int) -> _Trained:
         checkpoint=config.checkpoint,
         drop_path=config.drop_path,
     )
-    preprocessing = Preprocessing.from_dict(backbone.preprocessing)
-    data = _opened(cell.task.source, preprocessing)
+    preprocessing = cell.task.open().prepared(Preprocessing.from_dict(backbone.preprocessing))
+    data = _decoded(cell.task, preprocessing)
     ranked = {} if cell.rank is None else {"rank": cell.rank}
     net = peer(cell.peer, backbone.model, head=backbone.head, num_classes=classes, seed=seed, **cell.options, **ranked)
     samples = data.train if cell.final == "train" else data.train_val
@@ -158,9 +173,9 @@ def _peer(cell: Cell, folder: Path, lr: float, seed: int) -> _Trained:
 
 
 @lru_cache(maxsize=1)
-def _opened(source: str, preprocessing: Preprocessing) -> LabelledData:
+def _decoded(task: Task, preprocessing: Preprocessing) -> LabelledData:
     """Decoded once for all methods on the same data set."""
-    return open_data(source, preprocessing)
+    return label_data(task.open().listing, preprocessing)
 
 
 def _run_of(cell: Cell, folder: Path, lr: float, seed: int) -> Run:
@@ -170,9 +185,9 @@ def _run_of(cell: Cell, folder: Path, lr: float, seed: int) -> Run:
         config, out=str(folder / "supernets" / fingerprint([cell.task.identity, config.of_the_supernet()]))
     )
     if not (config.folder / "config.yaml").is_file():
-        Run(shared, SilentProgress()).train()
+        Run(shared, SilentProgress(), task=cell.task.open()).train()
         share_supernet(shared.folder, config)
-    run = Run(config, SilentProgress())
+    run = Run(config, SilentProgress(), task=cell.task.open())
     run.search()
     return run
 

@@ -17,6 +17,7 @@ __all__ = ["bench", "table"]
 def bench(
     plan: str,
     out: str = "runs/bench",
+    root: str | None = None,
     workers: int = 1,
     ray: str | None = None,
     dry_run: bool = False,
@@ -30,6 +31,7 @@ def bench(
     Args:
         plan: a YAML file, see docs/bench.md.
         out: the folder of results.jsonl and of all that is needed to go on.
+        root: the folder of the data sets of a protocol, in place of the plan's.
         workers: cells done at the same time, in processes that divide the threads.
         ray: address of a Ray cluster where the workers shall be ("auto" for one that runs here); it must see the
             folder.
@@ -37,7 +39,7 @@ def bench(
         json: print the results as JSON.
     """
     folder = Path(out)
-    read = Plan.read(plan, folder)
+    read = Plan.read(plan, folder, root)
     if dry_run:
         _list(read, folder, json)
         return 0

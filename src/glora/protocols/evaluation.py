@@ -126,8 +126,12 @@ def open_task(protocol: Protocol, root: str | Path, name: str | None = None) -> 
     return tasks(protocol, root, names=None if name is None else [name], shots=fewest, seeds=drawn)[0]
 
 
-def parse_alphas(text: str) -> tuple[float, ...]:
+def parse_alphas(text: str, what: str = "--alphas") -> tuple[float, ...]:
     """Read values from 0 to 1: "0:1:0.1" from the first by the last up to the second, or "0,0.5,1".
+
+    Args:
+        text: to be read.
+        what: the text is, for messages.
 
     Raises:
         ConfigError: for anything else.
@@ -142,7 +146,7 @@ def parse_alphas(text: str) -> tuple[float, ...]:
         else:
             found = tuple(map(float, text.split(",")))
     except (ValueError, OverflowError):
-        raise ConfigError(f"--alphas {text!r}: write first:last:step, such as 0:1:0.1, or values 0,0.5,1") from None
+        raise ConfigError(f"{what} {text!r}: write first:last:step, such as 0:1:0.1, or values 0,0.5,1") from None
     if bad := [alpha for alpha in found if not 0 <= alpha <= 1]:
-        raise ConfigError(f"--alphas {text!r}: {bad[0]:g} is not from 0 (pretrained) to 1 (tuned)")
+        raise ConfigError(f"{what} {text!r}: {bad[0]:g} is not from 0 (pretrained) to 1 (tuned)")
     return found

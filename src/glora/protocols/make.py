@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
@@ -10,7 +9,7 @@ from typing import Literal, TypeVar, get_args
 from glora.data import k_shot, list_data
 from glora.data.preprocess import Preprocessing
 from glora.data.vtab import OTHER_NAMES, VTAB
-from glora.errors import DataError
+from glora.errors import DataError, near_miss
 from glora.protocols import domain, fewshot, vtab
 from glora.protocols.task import Survey, Task, TestSet
 
@@ -99,9 +98,10 @@ def _survey(
 def _known_name(protocol: str, name: str) -> str:
     known = {"vtab": OTHER_NAMES, "fewshot": _FEWSHOT_NAMES}.get(protocol, {}).get(name, name)
     if known not in _NAMES[protocol]:
-        near = difflib.get_close_matches(name, _NAMES[protocol], 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(_NAMES[protocol])}"
-        raise DataError(f"protocol {protocol} has no data set {name!r}: {hint}")
+        names = _NAMES[protocol]
+        raise DataError(
+            f"protocol {protocol} has no data set {name!r}: there are {', '.join(names)}{near_miss(name, names)}"
+        )
     return known
 
 

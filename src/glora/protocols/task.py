@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from glora.data.listing import Listing, Part
 from glora.data.preprocess import Preprocessing
@@ -67,10 +68,14 @@ class Task:
     tests: tuple[TestSet, ...]
     preprocessing: Preprocessing
     augmentation: Augmentation | None = None
-    final_on: str = "train"
+    final_on: Literal["train", "train+val"] = "train"
     group: str | None = None
     shots: int | None = None
     seed: int | None = None
+
+    def prepared(self, model: Preprocessing) -> Preprocessing:
+        """The protocol's preprocessing at the size of a model, whose own is taken for data of one's own."""
+        return model if self.protocol is None else replace(self.preprocessing, size=model.size)
 
     @property
     def split(self) -> str:
