@@ -22,6 +22,7 @@ from glora.files import write_json
 from glora.machine import machine, versions
 from glora.model import GLoRAModel
 from glora.peers import peer
+from glora.peers.points import PointPeer
 from glora.precision import Precision
 from glora.progress import SilentProgress
 from glora.protocols import evaluate_task, interpolate
@@ -101,11 +102,18 @@ def _tested(cell: Cell, trained: _Trained) -> dict[str, Any]:
     net = trained.net
     how = cell.task.open().tests, trained.preprocessing, trained.config.eval_batch_size, _precision(trained)
     found: dict[str, Any] = {"tests": evaluate_task(net, *how).accuracies()}
-    # What is no GLoRA, or has prompts or adapters of blocks, has no weights on the way.
-    if cell.alphas and isinstance(net, GLoRAModel) and not net.active.blocks:
-        curve = interpolate(net, cell.alphas, *how)
+    if cell.alphas and (between := _interpolable(net)) is not None:
+        curve = interpolate(between, cell.alphas, *how)
         found["alphas"] = {alpha: score.accuracies() for alpha, score in curve.items()}
     return found
+
+
+def _interpolable(net: Trainable) -> GLoRAModel | None:
+    """The adapted model that a method is, where all that is trained beside the head are weights of its layers."""
+    adapted = net.net if isinstance(net, PointPeer) else net
+    if not isinstance(adapted, GLoRAModel) or adapted.active.blocks:
+        return None
+    return adapted if adapted.adapter_parameters().keys() == net.adapter_parameters().keys() else None
 
 
 def _tuned(cell: Cell, folder: Path) -> tuple[float, list[dict[str, Any]]]:
