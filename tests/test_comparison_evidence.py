@@ -72,7 +72,8 @@ def test_random_search_scores_as_many_by_the_same_fitness_and_is_not_the_search(
     assert not {json.dumps(one["structure"]) for one in drawn} & {json.dumps(one["structure"]) for one in searched}
     # Nothing is chosen among its best.
     assert header["settings"]["about"] | {"keep": 20} == first["settings"]["about"]
-    best = max((one for one in drawn if one["accuracy"] is not None), key=lambda one: (one["accuracy"], -one["loss"], -one["size"]))
+    whole = [one for one in drawn if one["accuracy"] is not None]
+    best = max(whole, key=lambda one: (one["accuracy"], -one["loss"], -one["size"]))
     row = table(Run(RunConfig.load(folder), Told()))["random search"]
     assert (row["val_accuracy"], row["parameters"]) == (best["accuracy"], best["size"])
 
