@@ -180,6 +180,7 @@ def main() -> None:
     arguments = parser(__doc__ or "", "procedures")
     arguments.add_argument("--tasks", nargs="+", default=list(TASKS), choices=[*TASKS, "digits"])
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS, metavar="NAME")
     arguments.add_argument("--data", type=Path, default=Path("runs/data"), help="where the tasks are, or are made")
     arguments.add_argument("--size", type=int, default=56)
     arguments.add_argument("--epochs", type=int, default=12)
@@ -201,7 +202,7 @@ def main() -> None:
     for seed in [] if given.table else given.seeds:
         for name in given.tasks:
             bench = Bench(Task(name, given.data, given.size), seed, given)
-            for method in METHODS:
+            for method in given.methods:
                 cells(key(name, seed, method), partial(bench, method))
     table(cells, key, given.tasks, given.seeds)
     save(given.out, " ".join(["python", *sys.argv]), given.device, list(cells.found.values()))
