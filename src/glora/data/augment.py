@@ -6,10 +6,12 @@ import random
 import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from glora.data.preprocess import Preprocessing
@@ -70,7 +72,20 @@ def training_transform(augment: str, preprocessing: Preprocessing) -> Callable[[
         re_mode="pixel",
         re_count=1,
     )
+    _mend_posterize(made)
     return made
+
+
+def _mend_posterize(transform: Any) -> None:
+    """Let the strongest posterisation, which keeps no bit, be black, as older Pillow has it; newer refuses it."""
+    for step in transform.transforms:
+        for op in getattr(step, "ops", ()):
+            if op.name.startswith("Posterize"):
+                op.aug_fn = partial(_posterize, op.aug_fn)
+
+
+def _posterize(posterize: Callable[..., Image.Image], image: Image.Image, bits: int, **how: Any) -> Image.Image:
+    return posterize(image, bits, **how) if bits else Image.new(image.mode, image.size)
 
 
 def draw(transform: Callable[[Any], Tensor], sources: Iterable[Any], numbers: Sequence[int], target: Tensor) -> Tensor:
