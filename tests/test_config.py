@@ -169,6 +169,8 @@ def test_what_training_gets() -> None:
     names = ("epochs", "lr", "weight_decay", "warmup_epochs", "batch_size", "precision", "seed")
     assert tuple(getattr(settings, name) for name in names) == wanted
     assert found.train_settings(2) == replace(settings, epochs=2)
+    augmented = [config(augment=name).train_settings().augment for name in (None, "none", "crop")]
+    assert augmented == ["none", "none", "crop"]
 
 
 def test_what_the_search_gets() -> None:
@@ -195,6 +197,7 @@ def test_every_setting_comes_back_from_the_folder(tmp_path: Path) -> None:
         epochs=3,
         lr=1e-4,
         drop_path=0.0,
+        augment="none",
         baselines="none",
         skip_bad=True,
         seed=11,
@@ -231,6 +234,7 @@ def test_what_is_no_run_folder(tmp_path: Path) -> None:
     [
         ("epochs", 7),
         ("lr", 0.5),
+        ("augment", "flip"),
         ("budget", 9),
         ("space", "ssf"),
         ("strategy", "random"),

@@ -64,4 +64,4 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_the_page_on_training_has_every_option_beyond_the_plain_recipe() -> None:
     named = set(re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "training.md").read_text("utf-8"), re.MULTILINE))
     assert named <= {field.name for field in fields(TrainSettings)}
-    assert {"paths", "path_warmup", "none_rate", "ema", "lr_scale", "consistency"} <= named
+    assert {"paths", "path_warmup", "none_rate", "ema", "lr_scale", "consistency", "augment"} <= named

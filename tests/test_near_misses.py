@@ -32,6 +32,7 @@ def loaded(folder: Path, setting: str) -> RunConfig:
 
 
 CASES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "augment": (lambda _: TrainSettings(augment="randaug"), "randaugment"),
     "baselines": (lambda _: RunConfig(data="x", model="y", baselines="probe-lora"), "probe+lora"),
     "config.yaml": (lambda folder: loaded(folder, "finetune_epoch"), "finetune_epochs"),
     "data set": (lambda folder: make_data("texture", folder / "x"), "textures"),

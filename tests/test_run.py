@@ -12,12 +12,13 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from torch import Tensor
 
 from data.pictures import cut_short
 from glora import Structure
 from glora.checkpoint import read_metadata
 from glora.config import RunConfig
-from glora.data import Preprocessing
+from glora.data import ImageSamples, Preprocessing
 from glora.errors import DataError
 from glora.evaluate import predict_logits
 from glora.run import Run
@@ -128,6 +129,23 @@ def test_the_training_leaves_a_line_for_each_epoch() -> None:
     assert [(row["epoch"], row["step"]) for row in found] == [(epoch, 3 * epoch) for epoch in range(1, 6)]
     assert all(set(row["probes"]) == {"smallest", "largest", "random-0", "random-1"} for row in found)
     assert found[-1]["loss"] < found[0]["loss"]
+
+
+def test_training_images_are_augmented_where_it_is_asked_and_all_trainings_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, str]] = []
+
+    def note(samples: ImageSamples, indices: Tensor, augment: str, numbers: list[int]) -> Tensor:
+        seen.append((len(samples), augment))
+        return samples.inputs(indices)
+
+    monkeypatch.setattr(ImageSamples, "augmented", note)
+    run = complete(timm_settings(epochs=1, finetune_epochs=1, augment="crop", random_subnets=1), tmp_path / "run")
+    # 36 images in 3 steps: of the supernet, the fine-tuning, and twice as long of two baselines
+    assert seen == [(36, "crop")] * (3 + 3 + 2 * 6)
+    assert RunConfig.load(run.folder).augment == "crop"
+    assert RunConfig.load(finished()).augment == "none"
 
 
 def test_what_travels_in_the_adapter_is_enough_to_use_it_alone() -> None:

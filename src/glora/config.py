@@ -89,6 +89,9 @@ class RunConfig:
         ema: decay of the moving average of the trained tensors that is kept, such as 0.99; 0 for the last values.
         lr_scale: factors of the learning rate by what a tensor acts as, and for the head: "{vector: 2, head: 0.5}".
         consistency: weight of the divergence between two structures on the same batch; costs a second forward.
+        augment: what changes training images at random: none, flip, crop (random crop and flip), randaugment (NOAH's:
+            crop, flip, RandAugment, erasing) or timm's notation such as rand-m5-n1; none if not given, but in a
+            protocol's task what that has.
         batch_size: most images in a training step; an epoch has them all, in batches as equal as can be.
         eval_batch_size: images in a forward of an evaluation; 25 to 50 is fastest on a CPU.
         drop_path: rate of stochastic depth in training; 0.1 where the model has any, if not given.
@@ -154,6 +157,7 @@ class RunConfig:
     ema: float = 0.0
     lr_scale: dict[str, float] | None = None
     consistency: float = 0.0
+    augment: str | None = None
     batch_size: int = 64
     eval_batch_size: int = 50
     drop_path: float | None = None
@@ -281,6 +285,7 @@ class RunConfig:
             ema=self.ema,
             lr_scale=self.lr_scale,
             consistency=self.consistency,
+            augment="none" if self.augment is None else self.augment,
         )
 
     def check(self, folder: Path) -> None:

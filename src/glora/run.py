@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ class Run:
         progress: told what happens.
         command: the line that repeats the run, for the report.
         writes: whether this process writes to the folder: of several that train together, only the main one.
-        task: whose images and preprocessing are taken in place of those of ``config.data``.
+        task: whose images and preprocessing are taken in place of those of ``config.data``, and whose augmentation if
+            ``config`` has none.
 
     Raises:
         ConfigError: if the folder's run has other settings or was made from other data.
@@ -62,6 +64,8 @@ class Run:
     def __init__(
         self, config: RunConfig, progress: Progress, command: str = "", writes: bool = True, task: Task | None = None
     ) -> None:
+        if config.augment is None:
+            config = replace(config, augment=task.augmentation if task else "none")
         self.config, self.progress, self.folder = config, progress, config.folder
         config.check(self.folder)
         listing = task.listing if task else list_data(config.data, **config.split, skip_bad=config.skip_bad)

@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 from small_bench import plan, write
 
-from glora.bench import read_results
+from glora.bench import Plan, read_results
+from glora.bench.cells import Cell
+from glora.config import RunConfig
 from glora.protocols import tasks
+from glora.run import Run
 from protocols.miniatures import domains, few, vtab
-from small_run import call
+from small_run import FAST, Told, call, timm_settings
 
 OURS = {"peer": "glora", "rank": 2, "options": {"budget": 3000, "generations": 1, "population": 4}}
 
@@ -38,6 +41,7 @@ def test_vtab_is_trained_on_both_parts_and_tested_once(tmp_path: Path) -> None:
             "squash",
             32,
         )
+        assert line["settings"]["augment"] == "none"
         assert line["structure"] is None or {row["name"] for row in line["layers"]} >= set(line["structure"])
     assert lines[1]["structure"]
 
@@ -51,6 +55,39 @@ def test_each_seed_of_few_shots_has_its_own_list(tmp_path: Path, monkeypatch: py
     assert found == {(task.shots, task.seed): task.split for task in meant}
     assert len(lines) == 8
     assert {(line["trained_on"], line["preprocessing"]["resize"]) for line in lines} == {("train", "squash-crop")}
+    assert {line["settings"]["augment"] for line in lines} == {"randaugment"}
+    settings = [RunConfig.load(folder) for folder in sorted((tmp_path / "out" / "runs").iterdir())]
+    assert [one.augment for one in settings] == ["randaugment"] * 4
+
+
+def test_a_task_is_augmented_as_its_protocol_says_unless_a_plan_or_a_method_says_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = few(tmp_path / "data", monkeypatch, shots=(1,))
+    choices = {"data": None, "protocol": "fewshot", "root": str(root), "tasks": ["oxford-pets"], "seeds": [0]}
+
+    def cells(*own: Any, **everywhere: Any) -> list[Cell]:
+        methods = {f"m{i}": {"peer": "lora", "train": {"augment": name}} for i, name in enumerate(own)}
+        values = plan(**choices, methods={**methods, "rest": {"peer": "lora"}}, train=everywhere)
+        return list(Plan.read(write(tmp_path, values), tmp_path / "out").cells)
+
+    found = cells("none", "flip", None)
+    assert [cell.config(1e-3, 0).augment for cell in found] == ["none", "flip", "randaugment", "randaugment"]
+    assert [cell.config(1e-3, 0).augment for cell in cells("crop", augment="none")] == ["crop", "none"]
+    plain, usual = cells(augment="none")[0], cells()[0]
+    assert plain.key != usual.key == cells(augment="randaugment")[0].key
+
+
+@pytest.mark.parametrize(("given", "found"), [(None, "randaugment"), ("none", "none"), ("flip", "flip")])
+def test_a_run_on_a_task_is_augmented_as_its_protocol_says_unless_told_otherwise(
+    given: str | None, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = few(tmp_path / "data", monkeypatch, shots=(1,))
+    (task,) = tasks("fewshot", root, names=["oxford-pets"], shots=[1], seeds=[0])
+    config = RunConfig(**timm_settings(**FAST, augment=given), out=str(tmp_path / "run"))
+    for again in (config, RunConfig.load(Run(config, Told(), task=task).folder)):
+        assert Run(again, Told(), task=task).config.train_settings().augment == found
+    assert RunConfig.load(tmp_path / "run").augment == found
 
 
 def test_domain_generalisation_names_every_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,11 @@ def test_keys_depend_on_what_results_depend_on_and_on_nothing_else(tmp_path: Pat
     moved = tmp_path / "moved.safetensors"
     moved.write_bytes(weights.read_bytes())
     assert key(checkpoint=str(moved)) == first
+    train = plan()["train"]
+    assert key(train=train | {"augment": "none"}) == first
     others = [
+        key(train=train | {"augment": "flip"}),
+        key(train=train | {"augment": "crop"}),
         key(final="train+val"),
         key(lr={"values": [1e-4, 2e-3], "seed": 0}),
         key(lr={"values": [1e-4, 1e-3], "seed": 1}),
@@ -90,6 +94,7 @@ def test_methods_of_the_same_training_share_a_supernet(tmp_path: Path) -> None:
         ({"methods": {"a": {"peer": "glora", "options": {"budget": "many"}}}}, "methods: a: budget 'many'"),
         ({"methods": {"a": {"peer": "glora", "options": {"fitnes": "loss"}}}}, "did you mean 'fitness'"),
         ({"methods": LORA, "train": {"epochs": 0}}, "epochs must be at least 1"),
+        ({"methods": LORA, "train": {"augment": "flop"}}, "methods: lora: augment must be none, .*did you mean 'flip'"),
         ({"methods": LORA, "train": {"epochs": "ten"}}, "methods: lora: .*not supported"),
         ({"train": {"lr": 1.0}}, "train has no 'lr'"),
         ({"seeds": [0, 0]}, "seeds is a list of different numbers"),

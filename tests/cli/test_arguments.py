@@ -90,6 +90,8 @@ def test_every_setting_has_a_flag_with_the_default_of_the_configuration() -> Non
         ("--space=lora-8", "space", "lora-8"),
         ("--space={A: vector, B: [rank-2, none]}", "space", {"A": "vector", "B": ["rank-2", "none"]}),
         ("--gains=paper", "gains", "paper"),
+        ("--augment=none", "augment", "none"),
+        ("--augment=rand-m5-n1", "augment", "rand-m5-n1"),
         ("--model=hf:some/folder", "model", "hf:some/folder"),
     ],
 )

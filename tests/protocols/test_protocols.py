@@ -12,6 +12,7 @@ from torchvision import transforms
 
 from data.pictures import fill, picture
 from glora.data import Preprocessing
+from glora.data.augment import training_transform
 from glora.data.vtab import VTAB
 from glora.errors import DataError
 from glora.protocols import PROTOCOLS, Task, check_protocol, domain, fewshot, tasks
@@ -35,7 +36,7 @@ def test_vtab(tmp_path: Path) -> None:
         (test,) = task.tests
         assert (test.name, test.spaces, test.part) == ("test", (("test", None),), task.listing.test)
         assert task.preprocessing == Preprocessing(224, resize="squash", interpolation="bicubic")
-        assert task.augmentation is None
+        assert task.augmentation == "none"
     assert tasks("vtab", tmp_path, names=["oxford_pet"]) == found[:1]
 
 
@@ -113,8 +114,8 @@ def test_fewshot_transforms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     image = picture(3, 300, 200)
     published = transforms.Compose([transforms.Resize((256, 256), interpolation=3), transforms.CenterCrop(224)])
     np.testing.assert_array_equal(task.preprocessing.pixels(image).numpy().transpose(1, 2, 0), published(image))
-    assert task.augmentation is not None
-    steps = task.augmentation.transform(task.preprocessing).transforms
+    transform = training_transform(task.augmentation, task.preprocessing)
+    steps = transform.transforms
     assert [type(step).__name__ for step in steps] == [
         "RandomResizedCropAndInterpolation",
         "RandomHorizontalFlip",
@@ -124,7 +125,7 @@ def test_fewshot_transforms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "RandomErasing",
     ]
     assert (steps[-1].probability, steps[0].size) == (0.25, (224, 224))
-    assert task.augmentation.transform(task.preprocessing)(Image.new("RGB", (99, 50))).shape == (3, 224, 224)
+    assert transform(Image.new("RGB", (99, 50))).shape == (3, 224, 224)
 
 
 @pytest.mark.parametrize(
@@ -189,6 +190,7 @@ def test_domain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert first.images[0] == tmp_path / "imagenet/val/n00000005/ILSVRC2012_val_00000001.JPEG"
     assert task.tests[3].part.images[0].name == "0.00_soap dispenser _ soap dispenser_0.2.jpg"
     assert task.listing.test is first
+    assert task.augmentation == "randaugment"
 
 
 def test_domain_table() -> None:

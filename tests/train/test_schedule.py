@@ -180,6 +180,8 @@ def test_every_image_comes_equally_often_at_every_place() -> None:
         ({"lr_scale": {"head": -1.0}}, r"lr_scale of head must not be negative or infinite, but is -1\.0"),
         ({"consistency": -1.0}, r"consistency must not be negative, but is -1\.0"),
         ({"precision": "fp8"}, "precision must be one of fp32, bf16, fp16, not 'fp8'"),
+        ({"augment": "mixup"}, r"augment must be none, flip, crop, randaugment or timm's .*, not 'mixup'$"),
+        ({"augment": None}, "augment must be none, .*, not None; did you mean"),
     ],
 )
 def test_settings_out_of_range_are_refused(change: dict[str, Any], message: str) -> None:

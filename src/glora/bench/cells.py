@@ -72,7 +72,10 @@ class Cell:
         """
         searched = {**self.options, "rank": self.rank or 4} if self.peer == GLORA else {}
         where = {"data": self.task.source, "out": "-" if out is None else str(out)}
-        return RunConfig(**{**self.settings, **searched, **where}, lr=lr, seed=seed, split_seed=0, baselines="none")
+        settings = {**self.settings, **searched, **where}
+        if settings.get("augment") is None:
+            settings["augment"] = self.task.augment
+        return RunConfig(**settings, lr=lr, seed=seed, split_seed=0, baselines="none")
 
     @cached_property
     def key(self) -> str:
@@ -91,6 +94,8 @@ class Cell:
         # Where files lie, and what cannot change a result.
         for name in ("lr", "data", "out", "checkpoint", "workers", "ray"):
             del config[name]
+        if config["augment"] == "none":  # as results of before it was a setting
+            del config["augment"]
         own = [self.task.name, self.task.identity, self.method, self.peer, dict(self.options), self.rank]
         return fingerprint([FORMAT, own, self.checkpoint, config, more])
 

@@ -30,6 +30,7 @@ class Task:
         shots: training images of each class, where the protocol counts them.
         drawn: the seed of the protocol's list of training images, if it has several.
         split: the digest of the protocol's split.
+        augment: what the protocol changes training images by.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Task:
     shots: int | None = None
     drawn: int | None = None
     split: str | None = None
+    augment: str = "none"
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -97,6 +99,7 @@ def protocol_tasks(
                 shots=found.shots,
                 drawn=found.seed,
                 split=found.split,
+                augment=found.augmentation,
             ),
             found.final_on,
         )

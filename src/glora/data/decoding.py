@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from glora.data.images import decode, quiet
-from glora.data.preprocess import Preprocessing
+from glora.data.preprocess import Preprocessing, rgb
 from glora.errors import DataError
 
-__all__ = ["available_memory", "complaint", "decode_images", "fits", "image_name"]
+__all__ = ["available_memory", "complaint", "decode_images", "decoded", "fits", "image_name"]
 
 _THREADS = 8
 _CHUNK = 1024
@@ -49,12 +50,37 @@ def decode_images(
         return None
 
     bad: list[tuple[int, str]] = []
-    with quiet(), ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+    with quiet(), ThreadPoolExecutor(_threads()) as pool:
         # in chunks, so that Ctrl-C does not wait for all of them
         for start in range(0, len(images), _CHUNK):
             chunk = range(start, min(start + _CHUNK, len(images)))
             bad += [(index, text) for index, text in zip(chunk, pool.map(work, chunk), strict=True) if text is not None]
     return bad
+
+
+def decoded(images: Sequence[Any]) -> Generator[Image.Image]:
+    """Images in their own size, RGB, in order, decoded in a few threads and only a few ahead of what is asked for.
+
+    To be closed where not all of them are taken.
+
+    Args:
+        images: as for :func:`decode_images`.
+
+    Raises:
+        DataError: at the first that cannot be read.
+    """
+    ahead: deque[Future[Image.Image]] = deque()
+    with quiet(), ThreadPoolExecutor(_threads()) as pool:
+        for index, image in enumerate(images):
+            ahead.append(pool.submit(_load, image, index))
+            if len(ahead) > 2 * _threads():
+                yield rgb(ahead.popleft().result())
+        while ahead:
+            yield rgb(ahead.popleft().result())
+
+
+def _threads() -> int:
+    return min(_THREADS, os.cpu_count() or 1)
 
 
 def _load(image: Any, index: int) -> Image.Image:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from glora.errors import DataError
 
-__all__ = ["Preprocessing"]
+__all__ = ["Preprocessing", "rgb"]
 
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -31,7 +31,7 @@ _EXTREME = 4
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """What is done to every image, in training and in evaluation alike.
+    """What is done to every image, in training and in evaluation alike unless a training augments its images.
 
     Args:
         size: side of the square input in pixels.
@@ -106,7 +106,7 @@ class Preprocessing:
         Returns:
             uint8 (3, size, size), contiguous.
         """
-        image = image if image.mode == "RGB" else image.convert("RGB")
+        image = rgb(image)
         if self.resize == "crop":
             square = self._crop(image)
         else:
@@ -151,6 +151,11 @@ class Preprocessing:
         else:
             target = (int(short * width / height), short)
         return _centre(image.resize(target, _FILTERS[self.interpolation]), self.size, self.size)
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """An image in the mode RGB."""
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _centre(image: Image.Image, width: int, height: int) -> Image.Image:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, final
 
@@ -14,7 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from glora.data.decoding import available_memory, complaint, decode_images, fits, image_name
+from glora.data.augment import draw, training_transform
+from glora.data.decoding import available_memory, complaint, decode_images, decoded, fits, image_name
 from glora.data.preprocess import Preprocessing
 from glora.errors import DataError
 
@@ -43,6 +45,19 @@ class Samples(ABC):
         Returns:
             Floating point (B, ...), normalised, on the device the samples are on.
         """
+
+    def augmented(self, indices: Tensor, augment: str, numbers: Sequence[int]) -> Tensor:
+        """As :meth:`inputs`, for training: each sample changed at random, as a number of its own says.
+
+        Args:
+            indices: as there.
+            augment: such as flip or crop, see :func:`glora.data.augment.training_transform`.
+            numbers: from 0 to 2^32 - 1, B of them. A sample's input depends on its number, not on those beside it.
+
+        Raises:
+            DataError: if the samples are no images; if one can no longer be read.
+        """
+        raise DataError(f"augment={augment} is for images, which these samples are not: use augment=none")
 
     @abstractmethod
     def to(self, device: torch.device | str) -> Samples:
@@ -158,6 +173,16 @@ class ImageSamples(Samples):
                 raise DataError(bad[0][1])
         return self.preprocessing.normalise(chosen.to(self._device))
 
+    def augmented(self, indices: Tensor, augment: str, numbers: Sequence[int]) -> Tensor:
+        """As :meth:`Samples.augmented`; but for flip, images are decoded anew, since a crop is one of the original."""
+        transform = training_transform(augment, self.preprocessing)
+        if augment == "flip":
+            plain = self.inputs(indices)
+            return draw(transform, plain, numbers, torch.empty_like(plain))
+        target = self._room(len(indices), torch.float32)
+        with closing(decoded([self._images[index] for index in indices.tolist()])) as originals:
+            return draw(transform, originals, numbers, target).to(self._device)
+
     def digest(self) -> str:
         """Of labels, preprocessing and pixels; for what is not kept in memory, size and time of each file instead."""
         about = repr(self.preprocessing)
@@ -173,8 +198,8 @@ class ImageSamples(Samples):
             moved._pixels = self._pixels.to(moved._device)
         return moved
 
-    def _room(self, count: int) -> Tensor:
-        return torch.empty(count, 3, self.preprocessing.size, self.preprocessing.size, dtype=torch.uint8)
+    def _room(self, count: int, dtype: torch.dtype = torch.uint8) -> Tensor:
+        return torch.empty(count, 3, self.preprocessing.size, self.preprocessing.size, dtype=dtype)
 
 
 @final
@@ -191,6 +216,10 @@ class SubsetSamples(Samples):
     def inputs(self, indices: Tensor) -> Tensor:
         """Inputs of the base, (B, ...)."""
         return self._base.inputs(self._indices[indices.cpu()])
+
+    def augmented(self, indices: Tensor, augment: str, numbers: Sequence[int]) -> Tensor:
+        """Of the base, (B, ...)."""
+        return self._base.augmented(self._indices[indices.cpu()], augment, numbers)
 
     def digest(self) -> str:
         """Of the base and the order."""
@@ -211,11 +240,23 @@ class JoinedSamples(Samples):
 
     def inputs(self, indices: Tensor) -> Tensor:
         """Inputs of both, (B, ...), in the order of the indices."""
+        return self._of_both(indices, lambda samples, own, _: samples.inputs(own))
+
+    def augmented(self, indices: Tensor, augment: str, numbers: Sequence[int]) -> Tensor:
+        """Of both, (B, ...), in the order of the indices."""
+
+        def read(samples: Samples, own: Tensor, places: Tensor) -> Tensor:
+            return samples.augmented(own, augment, [numbers[place] for place in places.tolist()])
+
+        return self._of_both(indices, read)
+
+    def _of_both(self, indices: Tensor, read: Callable[[Samples, Tensor, Tensor], Tensor]) -> Tensor:
+        """What ``read`` gives for a part, its own indices and their places among all, put in order."""
         indices = indices.cpu()
-        late = indices >= len(self._first)
-        found = torch.cat([self._first.inputs(indices[~late]), self._second.inputs(indices[late] - len(self._first))])
-        # inputs came early ones first: undo that
-        order = torch.cat([(~late).nonzero(), late.nonzero()]).flatten().argsort()
+        first = len(self._first)
+        early, late = (mask.nonzero().flatten() for mask in (indices < first, indices >= first))
+        found = torch.cat([read(self._first, indices[early], early), read(self._second, indices[late] - first, late)])
+        order = torch.cat([early, late]).argsort()
         return found[order.to(found.device)]
 
     def digest(self) -> str:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from glora.protocols.augment import Augmentation
 from glora.protocols.evaluation import TaskScore, evaluate_task, interpolate, open_task, parse_alphas
 from glora.protocols.make import PROTOCOLS, Protocol, check_protocol, tasks
 from glora.protocols.task import Task, TestSet
 
 __all__ = [
     "PROTOCOLS",
-    "Augmentation",
     "Protocol",
     "Task",
     "TaskScore",

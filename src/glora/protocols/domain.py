@@ -8,8 +8,7 @@ from pathlib import Path
 
 from glora.data.listing import Listing
 from glora.data.lists import ListRule
-from glora.protocols.augment import NOAH
-from glora.protocols.fewshot import PREPROCESSING, SEEDS, find_folder, overlap, read_part
+from glora.protocols.fewshot import AUGMENTATION, PREPROCESSING, SEEDS, find_folder, overlap, read_part
 from glora.protocols.task import Survey, Task, TestSet
 
 __all__ = ["CLASSES", "DOMAIN", "IMAGENET", "SEEDS", "SHOTS", "DomainSet", "ImageNet", "survey"]
@@ -90,7 +89,16 @@ def survey(root: Path, seeds: Sequence[int]) -> Survey:
         if not problems and not wrong:
             layout = f"NOAH's lists, {SHOTS} shots, seed {seed}"
             listing = Listing("imagenet", layout, tuple(map(str, range(CLASSES))), train, val, whole)
-            task = Task("imagenet", "domain", listing, tuple(tests), PREPROCESSING, NOAH, shots=SHOTS, seed=seed)
+            task = Task(
+                "imagenet",
+                "domain",
+                listing,
+                tuple(tests),
+                PREPROCESSING,
+                AUGMENTATION,
+                shots=SHOTS,
+                seed=seed,
+            )
         found.add(task, problems + wrong)
     return found
 

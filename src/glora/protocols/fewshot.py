@@ -10,15 +10,27 @@ from glora.data.listing import Listing, Part
 from glora.data.lists import ListRule, read_list
 from glora.data.preprocess import Preprocessing
 from glora.errors import DataError
-from glora.protocols.augment import NOAH
 from glora.protocols.task import Survey, Task, TestSet
 
-__all__ = ["FEWSHOT", "PREPROCESSING", "SEEDS", "SHOTS", "FewShotSet", "find_folder", "overlap", "read_part", "survey"]
+__all__ = [
+    "AUGMENTATION",
+    "FEWSHOT",
+    "PREPROCESSING",
+    "SEEDS",
+    "SHOTS",
+    "FewShotSet",
+    "find_folder",
+    "overlap",
+    "read_part",
+    "survey",
+]
 
 SHOTS = (1, 2, 4, 8, 16)
 SEEDS = (0, 1, 2)
 PREPROCESSING = Preprocessing(resize="squash-crop", crop_ratio=0.875)
 """Resize to 256 x 256, bicubic, centre of 224, ImageNet's mean and deviation, as in NOAH's and GLoRA's datasets.py."""
+AUGMENTATION = "randaugment"
+"""Of the training images, as there: timm's random crop, flip, RandAugment and erasing."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +106,7 @@ def _task(
     layout = f"NOAH's lists, {shots} shots, seed {seed}"
     listing = Listing(name, layout, tuple(map(str, range(known.classes))), train, val, test)
     tests = (TestSet.plain("test", test),)
-    return Task(name, "fewshot", listing, tests, PREPROCESSING, NOAH, shots=shots, seed=seed), []
+    return Task(name, "fewshot", listing, tests, PREPROCESSING, AUGMENTATION, shots=shots, seed=seed), []
 
 
 def _rule(folder: Path, known: FewShotSet, lines: int, copies: int = 1) -> ListRule:

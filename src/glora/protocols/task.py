@@ -9,7 +9,6 @@ from typing import Literal
 from glora.data.listing import Listing, Part
 from glora.data.preprocess import Preprocessing
 from glora.data.splits import digest
-from glora.protocols.augment import Augmentation
 
 __all__ = ["Survey", "Task", "TestSet"]
 
@@ -55,7 +54,8 @@ class Task:
         tests: all test sets.
         preprocessing: of validation and test images, and of training images where nothing is drawn at random; at the
             protocol's 224 pixels (``dataclasses.replace`` it for another size).
-        augmentation: of training images; None where the protocol has none.
+        augmentation: of training images, see :func:`glora.data.augment.training_transform`; none where the protocol has
+            none.
         final_on: "train", or "train+val" where the protocol trains anew on both before the test.
         group: "natural", "specialized" or "structured" in VTAB-1k; else None.
         shots: training images of each class; None if that is not what the task is about.
@@ -67,7 +67,7 @@ class Task:
     listing: Listing
     tests: tuple[TestSet, ...]
     preprocessing: Preprocessing
-    augmentation: Augmentation | None = None
+    augmentation: str = "none"
     final_on: Literal["train", "train+val"] = "train"
     group: str | None = None
     shots: int | None = None

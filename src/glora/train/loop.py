@@ -23,7 +23,7 @@ from glora.train.checkpointing import checkpointed_modules
 from glora.train.paths import Paths
 from glora.train.processes import Processes
 from glora.train.rates import Rates
-from glora.train.schedule import image_order, learning_rate
+from glora.train.schedule import image_numbers, image_order, learning_rate
 from glora.train.settings import TrainSettings
 from glora.train.state import load_state, save_state
 from glora.trainable import Trainable
@@ -128,7 +128,7 @@ class Loop:
         structure = self.paths(self.step)
         self.net.activate(structure)
         mine = batch[self.processes.index :: self.processes.count]
-        labels, inputs = self.train.labels[mine].to(self.device), self.train.inputs(mine).to(self.device)
+        labels, inputs = self.train.labels[mine].to(self.device), self._inputs(mine).to(self.device)
         with autocast(self.device, self.settings.precision):
             wanted = self._twin_logits(inputs, structure) if self.twins else None
             logits = logits_of(self.net(inputs))
@@ -150,6 +150,12 @@ class Loop:
         self.step += 1
         self.average.update(self.step)
         return loss
+
+    def _inputs(self, images: Tensor) -> Tensor:
+        augment, epoch = self.settings.augment, self.step // self.steps
+        if augment == "none":
+            return self.train.inputs(images)
+        return self.train.augmented(images, augment, image_numbers(images.tolist(), self.settings.seed, epoch))
 
     @torch.no_grad()
     def _twin_logits(self, inputs: Tensor, structure: Structure) -> Tensor:

@@ -1,13 +1,14 @@
-"""The learning rate of a step and the order of the images: functions of the step and the seed, without a state."""
+"""Rate, order of images and their augmentation in a step: functions of the step and the seed, without a state."""
 
 from __future__ import annotations
 
 import math
 import random
+from collections.abc import Iterable
 
 from glora.train.settings import TrainSettings
 
-__all__ = ["image_order", "learning_rate"]
+__all__ = ["image_numbers", "image_order", "learning_rate"]
 
 
 def learning_rate(settings: TrainSettings, progress: float) -> float:
@@ -30,3 +31,14 @@ def image_order(count: int, seed: int, epoch: int) -> list[int]:
     order = list(range(count))
     random.Random(f"order {seed} {epoch}").shuffle(order)
     return order
+
+
+def image_numbers(images: Iterable[int], seed: int, epoch: int) -> list[int]:
+    """What the augmentation of each image is drawn by in ``epoch``, 32 bits.
+
+    Args:
+        images: positions in the training set.
+        seed: of the training.
+        epoch: counted from 0.
+    """
+    return [random.Random(f"augment {seed} {epoch} {image}").getrandbits(32) for image in images]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from glora.data.augment import check_augment
 from glora.errors import ConfigError, near_miss
 from glora.precision import Precision
 
@@ -48,6 +49,8 @@ class TrainSettings:
             head; 1 for what is not named.
         consistency: weight of a KL divergence that draws the step's logits to those of a second structure on the same
             batch; costs a second forward. 0 for none.
+        augment: what changes training images at random, see :func:`glora.data.augment.training_transform`: none, flip,
+            crop, randaugment, or timm's notation of another RandAugment.
     """
 
     epochs: int = 100
@@ -69,6 +72,7 @@ class TrainSettings:
     ema: float = 0.0
     lr_scale: Mapping[str, float] | None = None
     consistency: float = 0.0
+    augment: str = "none"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
@@ -98,6 +102,7 @@ class TrainSettings:
             raise ConfigError("paths=fair draws every form equally often: leave none_rate out")
         if self.paths == "fair" and self.shallow_rate:
             raise ConfigError("paths=fair draws every form equally often: leave shallow_rate out")
+        check_augment(self.augment)
         for name, scale in (self.lr_scale or {}).items():
             if name not in _SCALED:
                 near = near_miss(name, _SCALED)
