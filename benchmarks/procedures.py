@@ -44,7 +44,7 @@ FIXED = {
 }
 SUBNETS = 5
 RANDOM, EVOLUTION = f"random subnets, mean of {SUBNETS}", "the authors' evolution"
-CONTROL, OURS = "ours, with a random structure", "ours"
+CONTROL, OURS = "ours, with a random structure of that size", "ours"
 METHODS = (*FIXED, RANDOM, EVOLUTION, CONTROL, OURS)
 
 
@@ -131,12 +131,20 @@ class Bench:
         if searched:
             structure = self.search(net, strategy="surrogate", fitness="loss").best
         else:
-            structure = legal_sample(net.bound, BUDGET, random.Random(f"control {self.seed}"))
+            structure = self.control(net)
         path = self.folder / f"{self.task.name} {self.task.size} seed {self.seed} {searched}.safetensors"
         net.save(path, structure)
         tuned = glora.load(self.task.backbone().model, path)
         self.train(tuned, self.given.epochs - short)
         return self.score(tuned, tuned.active) | {"structure": structure.to_dict()}
+
+    def control(self, net: GLoRAModel) -> Structure:
+        """A random structure of at least 95 % of the budget, so that it has no more to lack than luck."""
+        generator = random.Random(f"control {self.seed}")
+        while True:
+            structure = legal_sample(net.bound, BUDGET, generator)
+            if net.size(structure) >= 0.95 * BUDGET:
+                return structure
 
 
 def interval(differences: np.ndarray[Any, Any], draws: int = 10_000) -> tuple[float, float]:

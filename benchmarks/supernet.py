@@ -19,18 +19,21 @@ from pathlib import Path
 from typing import Any
 
 from common import RESULTS, parser, save, show
+import torch
 from scipy.stats import kendalltau
 from tasks import TASKS, Cells, Task, one_thread, settings
 
 import glora
 from glora import LayerStructure, SearchSpace, Structure
 from glora.evaluate import Evaluator
+from glora.layers.base import AdaptedLayer
 
 SPACE = SearchSpace(4)
 # Gains of the released code are all 1, which wants a lower rate (docs/gains.md).
 RECIPES: dict[str, dict[str, Any]] = {
     "released gains, lr 1e-4": {"gains": "paper", "lr": 1e-4},
     "released gains, lr 1e-3": {"gains": "paper", "lr": 1e-3},
+    "measured gains": {"gains": "measured"},
     "balanced gains": {},
     "balanced, lr 3e-3": {"lr": 3e-3},
     "balanced, lr 3e-4": {"lr": 3e-4},
@@ -47,7 +50,8 @@ RECIPES: dict[str, dict[str, Any]] = {
 def supernet(task: Task, epochs: int, seed: int, recipe: dict[str, Any], subnets: list[Structure]) -> dict[str, Any]:
     """Accuracies and losses of subnets of a supernet trained by a recipe."""
     recipe = dict(recipe)
-    net = task.net(SPACE, recipe.pop("gains", "balanced"))
+    gains = recipe.pop("gains", "balanced")
+    net = task.net(SPACE, measured_gains(task) if gains == "measured" else gains)
     began = time.perf_counter()
     glora.train_supernet(net, task.data.train, None, settings(epochs, seed, **recipe))
     seconds = time.perf_counter() - began
@@ -57,6 +61,42 @@ def supernet(task: Task, epochs: int, seed: int, recipe: dict[str, Any], subnets
         "losses": [score.loss for score in scores],
         "seconds": round(seconds, 1),
     }
+
+
+@torch.no_grad()
+def measured_gains(task: Task, images: int = 64) -> dict[str, dict[str, float]]:
+    """Gains by which a first step of AdamW moves each layer's output equally far through any form, as measured."""
+    net, generator = task.net(SPACE, "paper").eval(), torch.Generator().manual_seed(0)
+    inputs: dict[str, torch.Tensor] = {}
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, given, name=name: inputs.__setitem__(name, given[0]))
+        for name, layer in net.layers.items()
+    ]
+    net(task.data.train.inputs(torch.arange(images)))
+    for hook in hooks:
+        hook.remove()
+    found: dict[str, dict[str, float]] = {}
+    for name, tensor in net.bound.genes:
+        # The largest form of each kind comes last.
+        kinds = {form.kind: form for form in net.bound.choices(name, tensor) if form.kind != "none"}
+        for kind, form in kinds.items():
+            structure = LayerStructure(**{tensor: form})
+            moved = _moved(net.layers[name], structure, inputs[name], generator)
+            found.setdefault(name, {})[f"{tensor}.{kind}"] = min(1 / max(moved, 1e-6), 30.0)
+    return found
+
+
+def _moved(layer: AdaptedLayer, structure: LayerStructure, x: torch.Tensor, generator: torch.Generator) -> float:
+    """Root mean square of what the output changes by if each entry of what starts at zero is 1 or -1."""
+    (tensor, form) = next((tensor, form) for tensor, form in structure.items() if form.kind != "none")
+    down, _ = layer.support.parts(tensor, form)
+    down.copy_(torch.randint(2, down.shape, generator=generator) * 2 - 1)
+    weight, bias = layer.merged(structure)
+    change = x.float() @ (weight - layer.weight).flatten(1).T.float()
+    if bias is not None and layer.bias is not None:
+        change += bias - layer.bias
+    down.zero_()
+    return float(change.square().mean().sqrt())
 
 
 def alone(task: Task, epochs: int, seed: int, structure: Structure) -> dict[str, Any]:
