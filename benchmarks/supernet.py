@@ -18,8 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS, parser, save, show
 import torch
+from common import RESULTS, parser, save, show
 from scipy.stats import kendalltau
 from tasks import TASKS, Cells, Task, one_thread, settings
 
