@@ -93,8 +93,8 @@ def _moved(layer: AdaptedLayer, structure: LayerStructure, x: torch.Tensor, gene
     down.copy_(torch.randint(2, down.shape, generator=generator) * 2 - 1)
     weight, bias = layer.merged(structure)
     change = x.float() @ (weight - layer.weight).flatten(1).T.float()
-    if bias is not None and layer.bias is not None:
-        change += bias - layer.bias
+    if bias is not None:
+        change += bias if layer.bias is None else bias - layer.bias
     down.zero_()
     return float(change.square().mean().sqrt())
 
