@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from glora.bench import make_table, published_rows, read_results, render
+from glora.bench import Table, make_table, published_rows, render
 from glora.bench.statistics import critical_difference, difference, mean_ranks
-from glora.errors import ConfigError, DataError
+from glora.errors import CheckpointError, ConfigError, DataError
+from glora.fields import Fields
+from glora.results import Failure, Result, Results, read_results
 from small_run import call
 
 # By method, task and seed.
@@ -61,12 +63,24 @@ def results(**changes: Any) -> list[dict[str, Any]]:
     ]
 
 
+def read(lines: list[dict[str, Any]]) -> Results:
+    fields = [(line, Fields(line, "line")) for line in lines]
+    return Results(
+        tuple(Result.read(one) for line, one in fields if "error" not in line),
+        tuple(Failure.read(one) for line, one in fields if "error" in line),
+    )
+
+
+def table_of(lines: list[dict[str, Any]], *more: Any, **options: Any) -> Table:
+    return make_table(read(lines), *more, **options)
+
+
 def rows(table: Any) -> dict[str, Any]:
     return {row.name: row for row in table.rows}
 
 
 def test_figures_and_both_averages_are_those_of_a_pencil() -> None:
-    table = make_table(results())
+    table = table_of(results())
     good = rows(table)["good"]
     assert [column.task for column in table.columns] == ["dtd", "svhn", "kitti"]
     assert [figure.mean for figure in good.figures] == pytest.approx([0.7, 0.85, 0.55])
@@ -76,16 +90,17 @@ def test_figures_and_both_averages_are_those_of_a_pencil() -> None:
     # good is 1st, shares 1st, is 2nd.
     assert good.rank.value == pytest.approx((1 + 1.5 + 2) / 3)
     assert rows(table)["poor"].rank == (3.0, 3.0, 3.0)
-    assert [row.name for row in table.rows] == ["good", "fair", "poor"]
+    # Of an equal mean, in the order of the alphabet.
+    assert [row.name for row in table.rows] == ["fair", "good", "poor"]
 
 
 def test_the_order_of_results_does_not_matter() -> None:
     lines = results()
-    assert make_table(lines, "fair") == make_table(lines[::-1], "fair")
+    assert table_of(lines, "fair") == table_of(lines[::-1], "fair")
 
 
 def test_the_difference_is_paired_by_task_and_seed() -> None:
-    table = make_table([line for line in results() if (line["method"], line["seed"]) != ("poor", 1)], "poor")
+    table = table_of([line for line in results() if (line["method"], line["seed"]) != ("poor", 1)], "poor")
     gap = rows(table)["good"].gap
     assert gap.value == pytest.approx(statistics.mean([0.8, 0.4, 0.3]))  # seed 0 alone, which poor has
     assert rows(table)["poor"].gap is None
@@ -129,21 +144,21 @@ def test_what_is_missing_or_does_not_fit_is_said() -> None:
     failed = {key: value for key, value in lines[0].items() if key != "tests"}
     lines.append({**failed, "key": "x", "method": "bad", "error": "no memory"})
     lines[0] = {**lines[0], "split": "another", "trained_on": "train", "model": {"model": "resnet"}}
-    table = make_table(lines)
+    table = table_of(lines)
     poor = rows(table)["poor"]
     assert (poor.group_mean, poor.task_mean, poor.rank) == (None, None, None)
     assert rows(table)["fair"].rank.value == pytest.approx((2 + 1.5 + 1) / 3)
     text = "\n".join(table.notes)
     for part in (
         "poor has no result on 1 of 3 tasks",
-        "several backbones",
-        "several parts of the data",
-        "svhn: results on several splits",
+        "2 different backbones: resnet, vit_base_patch16_224.augreg_in21k",
+        "2 different parts trained on: train, train+val",
+        "not given the same split of svhn",
         "failed: bad on svhn, seed 0: no memory",
         "over 3 tasks are narrower",
     ):
         assert part in text
-    assert "warning" not in "\n".join(make_table(results()).notes[:2])
+    assert "warning" not in "\n".join(table_of(results()).notes[:2])
 
 
 def test_ranks_of_a_method_and_several_tests_are_rows_and_columns() -> None:
@@ -151,9 +166,12 @@ def test_ranks_of_a_method_and_several_tests_are_rows_and_columns() -> None:
         result("lora", "in", 0, 0.5, rank=rank, key=str(rank), tests={"r, 200 classes": 0.5, "r": 0.1}, shots=16)
         for rank in (2, 8)
     ]
-    table = make_table(lines)
+    table = table_of(lines)
     assert {row.name for row in table.rows} == {"lora, rank 2", "lora, rank 8"}
-    assert [column.label for column in table.columns] == ["in: r, 16 shots", "in: r, 200 classes, 16 shots"]
+    assert [column.label for column in table.columns] == ["in: r", "in: r, 200 classes"]
+    # Tests of one training are figures of their own, and a mean of them is none of tasks.
+    assert {(row.shots, row.group_mean, row.task_mean) for row in table.rows} == {(16, None, None)}
+    assert "no average where in stand" in "\n".join(table.notes)
 
 
 def test_published_rows_average_as_their_sources_say() -> None:
@@ -170,7 +188,7 @@ def test_published_rows_average_as_their_sources_say() -> None:
 
 
 def test_published_rows_stand_beside_ours_with_warnings_where_conditions_differ() -> None:
-    table = make_table(results(), published=published_rows("vtab"))
+    table = table_of(results(), published=published_rows("vtab"))
     glora = rows(table)["GLoRA"]
     assert [figure.mean for figure in glora.figures] == pytest.approx([0.746, 0.915, 0.862])
     assert "2409.17137" in str(glora.source)
@@ -179,7 +197,7 @@ def test_published_rows_stand_beside_ours_with_warnings_where_conditions_differ(
     assert "published 224 px squashed, bicubic, ImageNet" not in text
     assert "warning: split" not in text
     assert "warning: backbone" not in text
-    other = make_table(
+    other = table_of(
         results(protocol=None, trained_on="train", model={"model": "resnet"}), published=published_rows("vtab")
     )
     text = "\n".join(other.notes)
@@ -189,7 +207,7 @@ def test_published_rows_stand_beside_ours_with_warnings_where_conditions_differ(
 
 def test_latex_escapes_and_has_as_many_cells_in_every_line() -> None:
     lines = [result(r"a_b & 50% {x} \y #1 $^~", task, 0, 0.5) for task in GROUPS]
-    text = render(make_table(lines, published=published_rows("vtab")), "latex")
+    text = render(table_of(lines, published=published_rows("vtab")), "latex")
     assert r"a\_b \& 50\% \{x\} \textbackslash{}y \#1 \$\textasciicircum{}\textasciitilde{} & 1,000 & 50.0" in text
     assert r"FacT-TT\textless{}=16" in text
     assert r" & \multicolumn{2}{c}{natural} & \multicolumn{1}{c}{structured} & " in text
@@ -199,13 +217,14 @@ def test_latex_escapes_and_has_as_many_cells_in_every_line() -> None:
 
 
 def test_markdown_and_csv_hold_the_same_figures() -> None:
-    table = make_table(results(), "fair")
+    table = table_of(results(), "fair")
     line = next(line for line in render(table).splitlines() if line.startswith("| good"))
     assert line.startswith("| good | 1,000 | 70.0 ± 0.0 | 85.0 ± 7.1 | 55.0 ± 7.1 | 66.")
     rows = list(csv.DictReader(io.StringIO(render(table, "csv"))))
-    assert float(rows[0]["natural: svhn"]) == pytest.approx(0.85)
-    assert float(rows[0]["mean of groups"]) == pytest.approx(0.6625)
-    assert rows[1]["gap"] == ""
+    fair, good, _ = rows
+    assert float(good["natural: svhn"]) == pytest.approx(0.85)
+    assert float(good["mean of groups"]) == pytest.approx(0.6625)
+    assert fair["gap"] == ""
 
 
 def test_the_command_prints_what_is_on_file(tmp_path: Path) -> None:
@@ -213,9 +232,9 @@ def test_the_command_prints_what_is_on_file(tmp_path: Path) -> None:
     path.write_text("".join(f"{json.dumps(line)}\n" for line in results()) + '{"format": 1, "torn', "utf-8")
     done = call("table", tmp_path, "--reference", "poor", "--published", "vtab")
     assert done.code == 0, done.err
-    assert done.out == render(make_table(results(), "poor", published_rows("vtab")))
+    assert done.out == render(table_of(results(), "poor", published_rows("vtab")))
     value = json.loads(call("table", path, "--json").out)
-    assert value["rows"][0]["name"] == "good"
+    assert [row["name"] for row in value["rows"]] == ["fair", "good", "poor"]
     done = call("table", path, "--format", "csv")
     assert "Mean of groups" in done.err
     assert "Mean of groups" not in done.out
@@ -226,18 +245,19 @@ def test_the_command_prints_what_is_on_file(tmp_path: Path) -> None:
 
 def test_wrong_results_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
-    with pytest.raises(DataError, match=r"no such file: glora bench PLAN.yaml"):
+    with pytest.raises(CheckpointError, match=r"no such file: glora bench PLAN.yaml"):
         read_results([path])
-    path.write_text("{}\n", "utf-8")
-    with pytest.raises(DataError, match="line 1: no result of format 1"):
-        read_results([path])
-    path.write_text("{\n", "utf-8")
-    with pytest.raises(DataError, match="line 1: no JSON"):
+    for text, message in (("{}", "no 'format'"), ('{"format": 3}', "format 3, but"), ("{", "not JSON")):
+        path.write_text(f"{text}\n", "utf-8")
+        with pytest.raises(CheckpointError, match=f"line 1: {message}"):
+            read_results([path])
+    path.write_text('{"format": 1}\n', "utf-8")
+    with pytest.raises(CheckpointError, match="no 'key'; give files that glora bench wrote; of a damaged line, remove"):
         read_results([path])
     with pytest.raises(DataError, match="no finished result"):
-        make_table([])
+        table_of([])
     with pytest.raises(DataError, match="two results of good on svhn with seed 0"):
-        make_table([*results(), result("good", "svhn", 0, 0.3, key="other")])
+        table_of([*results(), result("good", "svhn", 0, 0.3, key="other")])
     with pytest.raises(ConfigError, match="no published rows of 'imagenet'"):
         published_rows("imagenet")
 
@@ -246,4 +266,11 @@ def test_a_failure_never_hides_a_success(tmp_path: Path) -> None:
     good, bad = result("a", "t", 0, 0.5), {**result("a", "t", 0, 0.5), "error": "x"}
     for name, lines in (("one", [bad, good]), ("two", [good, bad])):
         (tmp_path / name).write_text("".join(f"{json.dumps(line)}\n" for line in lines), "utf-8")
-        assert read_results([tmp_path / name]) == [good]
+        assert read_results([tmp_path / name]) == read([good])
+
+
+def test_a_half_written_line_is_left_out_wherever_it_was_cut(tmp_path: Path) -> None:
+    whole = [json.dumps(result("méthode", "t", seed, 0.5), ensure_ascii=False).encode() for seed in (0, 1)]
+    cut = whole[1].index("é".encode()) + 1  # within the letter
+    (tmp_path / "results.jsonl").write_bytes(whole[0] + b"\n" + whole[1][:cut])
+    assert [cell.seed for cell in read_results([tmp_path]).cells] == [0]

@@ -18,12 +18,12 @@ from typing import Any
 import torch
 
 from glora.bench.cells import Cell
-from glora.bench.results import Results
 from glora.bench.tasks import Task
 from glora.bench.work import run_cell, tidy
 from glora.data.made import make_data
 from glora.errors import ConfigError
 from glora.progress import Progress
+from glora.results import ResultsFile
 from glora.workers import connect_ray, import_ray
 
 __all__ = ["make_tasks", "run_cells"]
@@ -46,7 +46,7 @@ def make_tasks(tasks: Sequence[Task], progress: Progress) -> None:
 
 def run_cells(
     cells: Sequence[Cell],
-    results: Results,
+    results: ResultsFile,
     folder: Path,
     progress: Progress,
     *,
@@ -80,7 +80,7 @@ def run_cells(
         return []
     progress.say(f"bench: {total} of {len(cells)} cells to do")
     count = threads or (torch.get_num_threads() if workers == 1 else max(1, torch.get_num_threads() // workers))
-    sweep = _Sweep(jobs, results, folder, progress, total)
+    sweep = _Sweep(jobs, results, folder, progress)
     if ray is not None:
         with _cluster(ray, workers, folder) as runner:
             sweep.side_by_side([lambda: _lent(runner)] * workers)
@@ -106,11 +106,11 @@ def _jobs(cells: Sequence[Cell]) -> deque[list[Cell]]:
 class _Sweep:
     """The cells that are left, and what becomes of them (final)."""
 
-    def __init__(self, jobs: deque[list[Cell]], results: Results, folder: Path, progress: Progress, total: int) -> None:
+    def __init__(self, jobs: deque[list[Cell]], file: ResultsFile, folder: Path, progress: Progress) -> None:
         self.failed: list[dict[str, Any]] = []
-        self._jobs, self._results, self._folder, self._progress = jobs, results, folder, progress
-        self._total, self._done = total, 0
-        self._bar = progress.bar("bench", total)
+        self._jobs, self._file, self._folder, self._progress = jobs, file, folder, progress
+        self._total, self._done = sum(map(len, jobs)), 0
+        self._bar = progress.bar("bench", self._total)
         self._lock = threading.Lock()
         self._stopped = False
 
@@ -148,7 +148,7 @@ class _Sweep:
 
     def _record(self, cell: Cell, line: dict[str, Any]) -> None:
         with self._lock:
-            self._results.append(line)
+            self._file.append(line)
             tidy(cell, line, self._folder)
             self._done += 1
             if "error" in line:

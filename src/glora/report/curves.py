@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from glora.report import words
-from glora.report.cells import Cell
 from glora.report.chart import Axis, Chart
 from glora.report.figures import Figure, in_percent
-from glora.report.tally import Column, Row, Spread, Table, labels, spread
+from glora.results import Column, Result, Row, Spread, Tally, labels, spread
 
 __all__ = ["Series", "costs", "few_shot", "interpolation", "said"]
 
@@ -25,14 +24,14 @@ def said(found: Spread | None) -> str:
     return mean if found.deviation is None else f"{mean} ± {words.percent(found.deviation)}"
 
 
-def costs(key: str, table: Table, series: Series) -> list[Figure]:
+def costs(key: str, table: Tally, series: Series) -> list[Figure]:
     """Accuracy against parameters: the mean of tasks where it means something, then each column."""
     drawn = [_costs(f"{key}-mean", table, series)] if table.averaged else []
     drawn += [_costs(f"{key}-{index}", table, series, column) for index, column in enumerate(table.columns)]
     return [figure for figure in drawn if figure]
 
 
-def _costs(key: str, table: Table, series: Series, column: Column | None = None) -> Figure | None:
+def _costs(key: str, table: Tally, series: Series, column: Column | None = None) -> Figure | None:
     """A mark a row that has the column, or all of them for the mean of tasks."""
     scores = {row: table.mean_of_tasks(row) if column is None else table.at(row, column) for row in table.rows}
     points = [(row, table.mean_parameters(row, column), score) for row, score in scores.items() if score is not None]
@@ -57,10 +56,10 @@ def _costs(key: str, table: Table, series: Series, column: Column | None = None)
         chart.whisker(size, score.low, score.high, f"series-{number}")
         tip = f"{table.rows[row]}: {said(score)} % with {size:,.0f} parameters"
         chart.symbol((size, score.mean), number, tip, "front" if row in on_front else "")
-    where = named(column) if column else "the mean of all tasks"
+    where = column.label if column else "the mean of all tasks"
     return Figure(
         key=key,
-        title="The mean of all tasks" if column is None else named(column),
+        title="The mean of all tasks" if column is None else column.label,
         caption=_COST if column is None else "",
         svg=chart.svg(f"Accuracy against parameters of {len(points)} methods on {where}"),
         columns=("method", "parameters", "accuracy", "deviation", "seeds", "on the front"),
@@ -79,11 +78,6 @@ _COST = (
 )
 
 
-def named(column: Column) -> str:
-    """A column as a title."""
-    return column.task if column.test in ("test", "") else f"{column.task}, {column.test}"
-
-
 def _exact(score: Spread) -> tuple[str, str, str]:
     deviation = "" if score.deviation is None else f"{score.deviation:.4f}"
     return f"{score.mean:.4f}", deviation, str(score.seeds)
@@ -97,21 +91,21 @@ def _front(points: Iterable[tuple[Row, float, Spread]]) -> list[tuple[Row, float
     return front
 
 
-def few_shot(tables: Mapping[int, Table], series: Series) -> list[Figure]:
+def few_shot(tables: Mapping[int, Tally], series: Series) -> list[Figure]:
     """Accuracy over images a class: the mean of all tasks where there are several, and each task."""
     columns = list(dict.fromkeys(column for table in tables.values() for column in table.columns))
-    drawn = [_shots("mean", "The mean of all tasks", tables, series, Table.mean)] if len(columns) > 1 else []
+    drawn = [_shots("mean", "The mean of all tasks", tables, series, Tally.mean_of_tasks)] if len(columns) > 1 else []
     for index, column in enumerate(columns):
-        drawn.append(_shots(str(index), named(column), tables, series, _in(column)))
+        drawn.append(_shots(str(index), column.label, tables, series, _in(column)))
     return drawn
 
 
-def _in(column: Column) -> Callable[[Table, Row], Spread | None]:
+def _in(column: Column) -> Callable[[Tally, Row], Spread | None]:
     return lambda table, row: table.at(row, column)
 
 
 def _shots(
-    key: str, title: str, tables: Mapping[int, Table], series: Series, score: Callable[[Table, Row], Spread | None]
+    key: str, title: str, tables: Mapping[int, Tally], series: Series, score: Callable[[Tally, Row], Spread | None]
 ) -> Figure:
     names = labels(cell for table in tables.values() for cell in table.cells)
     found = {
@@ -141,9 +135,9 @@ def _shots(
     )
 
 
-def interpolation(cells: Sequence[Cell]) -> list[Figure]:
+def interpolation(cells: Sequence[Result]) -> list[Figure]:
     """Accuracy of weights between the pretrained and the tuned ones: a figure a method and task, a series a test."""
-    parts: dict[tuple[str, str], list[Cell]] = {}
+    parts: dict[tuple[str, str], list[Result]] = {}
     names = labels(cells)
     for cell in cells:
         if cell.alphas:
@@ -151,7 +145,7 @@ def interpolation(cells: Sequence[Cell]) -> list[Figure]:
     return [_between(index, *part, own) for index, (part, own) in enumerate(parts.items())]
 
 
-def _between(index: int, method: str, task: str, cells: Sequence[Cell]) -> Figure:
+def _between(index: int, method: str, task: str, cells: Sequence[Result]) -> Figure:
     values: dict[str, dict[float, list[float]]] = {}
     for cell in cells:
         for alpha, tests in cell.alphas.items():
