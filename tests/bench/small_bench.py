@@ -43,12 +43,12 @@ def write(folder: Path, value: Any) -> Path:
     return path
 
 
-def do(folder: Path, out: Path, workers: int = 1, **changes: Any) -> list[dict[str, Any]]:
+def do(folder: Path, out: Path, workers: int = 1, ray: str | None = None, **changes: Any) -> list[dict[str, Any]]:
     """Do a plan; what failed."""
     read = Plan.read(write(folder, plan(**changes)), out)
     with one_thread():
         file = ResultsFile(out / "results.jsonl")
-        return run_cells(read.cells, file, out, Told(), workers=workers, threads=read.threads)
+        return run_cells(read.cells, file, out, Told(), workers=workers, ray=ray, threads=read.threads)
 
 
 def lines_of(out: Path) -> list[dict[str, Any]]:

@@ -33,8 +33,8 @@ def bench(
         out: the folder of results.jsonl and of all that is needed to go on.
         root: the folder of the data sets of a protocol, in place of the plan's.
         workers: cells done at the same time, in processes that divide the threads.
-        ray: address of a Ray cluster where the workers shall be ("auto" for one that runs here); it must see the
-            folder.
+        ray: address of a Ray cluster where the workers shall be ("auto" for one that runs here, "local" to start
+            one); it must see the folder.
         dry_run: list the cells and what is done, and do nothing.
         json: print the results as JSON.
     """
