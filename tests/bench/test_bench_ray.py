@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,22 @@ class Deadly(Task):
     def open(self) -> protocols.Task:
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError
+
+
+@contextmanager
+def within(seconds: int) -> Iterator[None]:
+    """An error in place of waiting for ever."""
+
+    def fail(*_: object) -> None:
+        raise AssertionError(f"not over after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_cluster_that_the_command_starts_gives_the_same_results_and_is_ended(tmp_path: Path) -> None:
@@ -64,7 +82,7 @@ class TestCluster:
         def stop(label: str, done: int) -> None:
             raise KeyboardInterrupt
 
-        with pytest.raises(KeyboardInterrupt):
+        with within(120), pytest.raises(KeyboardInterrupt):
             run_cells(read.cells, file, tmp_path, Told(stop), workers=2, ray="auto", threads=1)
         assert [line["method"] for line in lines_of(tmp_path)] == ["linear"]
 
