@@ -60,6 +60,13 @@ class Fields:
         value = self._get(key, (int, float), "a number", default)
         return value if value is None else float(value)
 
+    def share(self, key: str, default: Any = ...) -> Any:
+        """A number from 0 to 1."""
+        value = self.number(key, default)
+        if value is not None and not 0 <= value <= 1:
+            raise self.error(f"{key!r} is {shown(value)}, no share from 0 to 1")
+        return value
+
     def boolean(self, key: str) -> bool | None:
         """True, false or None."""
         value: bool | None = self._get(key, (bool,), "true or false", None)

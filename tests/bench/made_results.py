@@ -7,7 +7,8 @@ from typing import Any
 from glora.bench import Table, make_table
 from glora.bench.table import TableRow
 from glora.fields import Fields
-from glora.results import Failure, Result, Results
+from glora.results.file import Results
+from glora.results.result import Failure, Result
 
 # By method, task and seed.
 SCORES: dict[str, dict[str, list[float]]] = {

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from glora.bench import Plan, run_cells
-from glora.results import ResultsFile
+from glora.results.file import ResultsFile
 from helpers import one_thread
 from small_run import SIDE, Told, pictures, weights
 

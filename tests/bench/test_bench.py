@@ -11,7 +11,7 @@ import pytest
 from small_bench import comparable, do, lines_of, plan, write
 
 from glora.errors import ConfigError
-from glora.results import ResultsFile
+from glora.results.file import ResultsFile
 from glora.train.loop import Loop
 from small_run import call, paint_split, read_json
 

@@ -17,7 +17,7 @@ from small_bench import comparable, do, lines_of, plan, write
 from glora import protocols
 from glora.bench import Plan, Task, run_cells
 from glora.errors import ConfigError
-from glora.results import ResultsFile
+from glora.results.file import ResultsFile
 from small_run import Told, call
 
 ray = pytest.importorskip("ray", reason="needs Ray: pip install 'glora[ray]'")

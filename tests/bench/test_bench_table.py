@@ -15,7 +15,7 @@ from made_results import GROUPS, read, result, results, rows, table_of
 from glora.bench import published_rows, render
 from glora.bench.statistics import critical_difference, difference, mean_ranks
 from glora.errors import CheckpointError, ConfigError, DataError
-from glora.results import read_results
+from glora.results.file import read_results
 from small_run import call
 
 

@@ -10,7 +10,8 @@ from sample_bench import TASKS, bench_lines, line
 from glora.errors import CheckpointError
 from glora.report import write_bench_report
 from glora.report.bench import by_shots, latest, tables
-from glora.results import Column, Results, Row, Tally, labels, read_results
+from glora.results.file import Results, read_results
+from glora.results.tally import Column, Row, Tally, labels
 
 
 def write(folder, rows):

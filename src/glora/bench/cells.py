@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from glora.bench.tasks import Task
 from glora.config import RunConfig
-from glora.results import FORMAT
+from glora.results.file import FORMAT
 
 __all__ = ["GLORA", "SEARCHED", "Cell", "Final", "fingerprint"]
 

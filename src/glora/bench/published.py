@@ -9,7 +9,7 @@ from pathlib import Path
 
 from glora.data import Preprocessing
 from glora.errors import ConfigError
-from glora.results import Result
+from glora.results.result import Result
 
 __all__ = ["PUBLISHED", "PublishedRow", "differences", "published_rows"]
 

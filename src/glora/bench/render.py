@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 
 from glora.bench.statistics import Estimate
 from glora.bench.table import Table, TableRow
-from glora.results import Spread
+from glora.results.tally import Spread
 
 __all__ = ["FORMATS", "TableFormat", "render"]
 

@@ -23,7 +23,7 @@ from glora.bench.work import run_cell, tidy
 from glora.data.made import make_data
 from glora.errors import ConfigError
 from glora.progress import Progress
-from glora.results import ResultsFile
+from glora.results.file import ResultsFile
 from glora.workers import connect_ray, import_ray
 
 __all__ = ["make_tasks", "run_cells"]

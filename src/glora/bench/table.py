@@ -9,8 +9,9 @@ from typing import Any
 from glora.bench.published import PublishedRow, differences
 from glora.bench.statistics import Estimate, critical_difference, difference, mean_ranks
 from glora.errors import ConfigError, DataError
-from glora.results import Column, Results, Row, Spread, Tally, cautions, labels, tallies
-from glora.results.tally import mean_of_groups, mean_of_tasks
+from glora.results.conditions import cautions
+from glora.results.file import Results
+from glora.results.tally import Column, Row, Spread, Tally, labels, mean_of_groups, mean_of_tasks, tallies
 
 __all__ = ["Table", "TableRow", "make_table"]
 
@@ -24,7 +25,7 @@ class TableRow:
         shots: training images a class, where the results count them.
         parameters: trained ones without the head, mean over tasks and seeds.
         figures: one a column, None where there is no result.
-        group_mean: mean of the groups' means as :class:`glora.results.Tally` takes it, or None.
+        group_mean: mean of the groups' means as :class:`glora.results.tally.Tally` takes it, or None.
         task_mean: mean over all columns, likewise.
         rank: mean rank over columns among the complete methods with as many shots, or None.
         gap: how much better than the reference over columns and seeds that both have, or None.

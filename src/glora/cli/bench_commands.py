@@ -9,7 +9,7 @@ from typing import Literal
 from glora.bench import Plan, make_table, make_tasks, published_rows, render, run_cells
 from glora.cli.console import ConsoleProgress, print_json
 from glora.files import locked
-from glora.results import NAME, Results, ResultsFile, read_results
+from glora.results.file import NAME, Results, ResultsFile, read_results
 
 __all__ = ["bench", "table"]
 

@@ -26,7 +26,7 @@ from glora.inference import adapter_of, open_adapter, open_classifier
 from glora.inference import predict as classify
 from glora.progress import SilentProgress
 from glora.report import write_bench_report, write_report
-from glora.results import NAME as RESULTS
+from glora.results.file import NAME as RESULTS
 from glora.run import Run, share_supernet
 from glora.space import BiasPolicy
 from glora.strategies import Select, StrategyName

@@ -14,7 +14,10 @@ from glora.report import words
 from glora.report.choices import choices
 from glora.report.curves import Series, costs, few_shot, interpolation, said
 from glora.report.page import render, write_page
-from glora.results import NAME, Column, Failure, Result, Row, Spread, Tally, cautions, labels, read_results, tallies
+from glora.results.conditions import cautions
+from glora.results.file import NAME, read_results
+from glora.results.result import Failure, Result
+from glora.results.tally import Column, Row, Spread, Tally, labels, tallies
 from glora.structure import TENSORS
 
 __all__ = ["by_shots", "latest", "tables", "write_bench_report"]
@@ -158,19 +161,17 @@ class _Entry:
 
 def _shown(title: str, table: Tally) -> dict[str, Any]:
     """A table as text; the best of each column is marked."""
-    means = [table.mean_of_tasks] if table.averaged else []
-    means += [table.mean_of_groups] if table.grouped else []
-    heads = [f"mean of {len(table.columns)} tasks"] if table.averaged else []
-    heads += [f"mean of {len(table.groups)} groups"] if table.grouped else []
+    means = {f"mean of {len(table.columns)} tasks": table.mean_of_tasks} if table.averaged else {}
+    means |= {f"mean of {len(table.groups)} groups": table.mean_of_groups} if table.grouped else {}
     columns = [_marked([table.at(row, column) for row in table.rows]) for column in table.columns]
     lacking = [f"{n} missing" if (n := table.missing(row)) else "no seed has all" for row in table.rows]
-    averages = [_marked([mean(row) for row in table.rows], lacking) for mean in means]
+    averages = [_marked([mean(row) for row in table.rows], lacking) for mean in means.values()]
     groups = [(group, sum(column.group == group for column in table.columns)) for group in table.groups]
     return {
         "title": title,
         "groups": groups if any(group for group, _ in groups) else [],
         "heads": [_head(column, table.columns) for column in table.columns],
-        "means": heads,
+        "means": list(means),
         "rows": [
             {
                 "name": name,

@@ -13,7 +13,8 @@ from glora.report import words
 from glora.report.chart import Axis, Chart
 from glora.report.figures import Figure, in_percent, layer_chart
 from glora.report.forms import KIND_NAMES, KINDS, LayerRow, blocks, kinds_used
-from glora.results import Result, Row, labels
+from glora.results.result import Result
+from glora.results.tally import Row, labels
 from glora.structure import TENSORS
 
 __all__ = ["Choices", "FormMap", "choices"]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from glora.report import words
 from glora.report.chart import Axis, Chart
 from glora.report.figures import Figure, in_percent
-from glora.results import Column, Result, Row, Spread, Tally, labels, spread
+from glora.results.result import Result
+from glora.results.tally import Column, Row, Spread, Tally, labels, spread
 
 __all__ = ["Series", "costs", "few_shot", "interpolation", "said"]
 
@@ -108,31 +110,49 @@ def _shots(
     key: str, title: str, tables: Mapping[int, Tally], series: Series, score: Callable[[Tally, Row], Spread | None]
 ) -> Figure:
     names = labels(cell for table in tables.values() for cell in table.cells)
-    found = {
-        row: [(shots, one) for shots, table in tables.items() if (one := score(table, row)) is not None]
-        for row in names
-    }
-    edges = [end for own in found.values() for _, one in own for end in (one.low, one.high)]
+    curves = [
+        _Curve(
+            series[row.method],
+            name,
+            [(shots, one) for shots, table in tables.items() if (one := score(table, row)) is not None],
+        )
+        for row, name in names.items()
+    ]
     axis = Axis.fit("training images a class", list(tables), log=True)
-    chart = Chart(
-        replace(axis, named=tuple((float(shots), str(shots)) for shots in tables)),
-        Axis.fit("accuracy, %", edges, in_percent),
-    )
-    for row, own in found.items():
-        style = f"series-{series[row.method]}"
-        chart.band([(shots, one.low, one.high) for shots, one in own], style)
-        chart.line([(shots, one.mean) for shots, one in own], style)
-    for row, own in found.items():
-        for shots, one in own:
-            chart.symbol((shots, one.mean), series[row.method], f"{names[row]}, {shots} a class: {said(one)} %")
+    axis = replace(axis, named=tuple((float(shots), str(shots)) for shots in tables))
     return Figure(
         key=f"shots-{key}",
         title=title,
         caption="The band is one standard deviation over the seeds each way.",
-        svg=chart.svg(f"{title}: accuracy over {len(tables)} numbers of training images a class"),
+        svg=_banded(axis, curves, "a class").svg(
+            f"{title}: accuracy over {len(tables)} numbers of training images a class"
+        ),
         columns=("method", "images a class", "accuracy", "deviation", "seeds"),
-        rows=tuple((names[row], str(shots), *_exact(one)) for row, own in found.items() for shots, one in own),
+        rows=_points(curves),
     )
+
+
+class _Curve(NamedTuple):
+    series: int
+    name: str
+    points: list[tuple[float, Spread]]
+
+
+def _banded(axis: Axis, curves: Sequence[_Curve], what: str) -> Chart:
+    """Curves with a band of one deviation each way."""
+    edges = [end for curve in curves for _, one in curve.points for end in (one.low, one.high)]
+    chart = Chart(axis, Axis.fit("accuracy, %", edges, in_percent))
+    for number, _, points in curves:
+        chart.band([(x, one.low, one.high) for x, one in points], f"series-{number}")
+        chart.line([(x, one.mean) for x, one in points], f"series-{number}")
+    for number, name, points in curves:
+        for x, one in points:
+            chart.symbol((x, one.mean), number, f"{name}, {x:g} {what}: {said(one)} %")
+    return chart
+
+
+def _points(curves: Sequence[_Curve]) -> tuple[tuple[str, ...], ...]:
+    return tuple((curve.name, f"{x:g}", *_exact(one)) for curve in curves for x, one in curve.points)
 
 
 def interpolation(cells: Sequence[Result]) -> list[Figure]:
@@ -151,28 +171,20 @@ def _between(index: int, method: str, task: str, cells: Sequence[Result]) -> Fig
         for alpha, tests in cell.alphas.items():
             for test, value in tests.items():
                 values.setdefault(test, {}).setdefault(alpha, []).append(value)
-    found = {
-        test: [(alpha, one) for alpha in sorted(own) if (one := spread(own[alpha])) is not None]
-        for test, own in values.items()
-    }
-    edges = [end for own in found.values() for _, one in own for end in (one.low, one.high)]
-    alphas = [alpha for own in found.values() for alpha, _ in own]
-    chart = Chart(
-        Axis.fit("weights: 0 pretrained, 1 tuned", alphas, pad=0.03), Axis.fit("accuracy, %", edges, in_percent)
-    )
-    for number, own in enumerate(found.values()):
-        chart.band([(alpha, one.low, one.high) for alpha, one in own], f"series-{number}")
-        chart.line([(alpha, one.mean) for alpha, one in own], f"series-{number}")
-    for number, (test, own) in enumerate(found.items()):
-        for alpha, one in own:
-            chart.symbol((alpha, one.mean), number, f"{test}, {alpha:g} of the way: {said(one)} %")
+    curves = [
+        _Curve(number, test, [(a, one) for a in sorted(own) if (one := spread(own[a])) is not None])
+        for number, (test, own) in enumerate(values.items())
+    ]
+    axis = Axis.fit("weights: 0 pretrained, 1 tuned", [x for curve in curves for x, _ in curve.points], pad=0.03)
     return Figure(
         key=f"between-{index}",
         title=f"{method}, trained on {task}",
         caption="Merged a part of the way. Where a curve falls to the right while another rises, tuning traded one "
         "set of images for the other.",
-        svg=chart.svg(f"{method} on {task}: accuracy over the share of the way from pretrained to tuned weights"),
+        svg=_banded(axis, curves, "of the way").svg(
+            f"{method} on {task}: accuracy over the share of the way from pretrained to tuned weights"
+        ),
         columns=("test", "share of the way", "accuracy", "deviation", "seeds"),
-        rows=tuple((test, f"{alpha:g}", *_exact(one)) for test, own in found.items() for alpha, one in own),
-        series=tuple(enumerate(found)),
+        rows=_points(curves),
+        series=tuple((curve.series, curve.name) for curve in curves),
     )

@@ -11,7 +11,7 @@ from typing import Any
 from glora.errors import CheckpointError
 from glora.evidence import Gain
 from glora.fields import Fields, lines, parse, read_text, shown
-from glora.results import Layer, read_layer, read_structure
+from glora.results.result import Layer, read_layer, read_structure
 from glora.structure import Structure
 
 __all__ = [

@@ -2,15 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from glora.fields import Fields, shown
-from glora.results.layers import Layer, read_layer, read_structure
+from glora.errors import StructureError
+from glora.fields import Fields
+from glora.shapes import BlockShape, LayerShape, Shape
 from glora.structure import Structure
 
-__all__ = ["Failure", "Result"]
+__all__ = ["Failure", "Layer", "Result", "read_layer", "read_structure"]
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One adapted layer, or block that may have a prompt or an adapter, in the model's order."""
+
+    name: str
+    shape: Shape
+    kind: str
+
+
+def read_layer(fields: Fields) -> Layer:
+    """A layer, or the block of a hybrid.
+
+    Raises:
+        CheckpointError: for an entry that is missing or wrong.
+    """
+    if (width := fields.integer("width", None)) is not None:
+        return Layer(fields.text("name", ...), BlockShape(width), "block")
+    shape = LayerShape(fields.integer("out"), fields.integer("in"), has_bias=fields.boolean("bias") is not False)
+    return Layer(fields.text("name", ...), shape, fields.text("kind"))
+
+
+def read_structure(fields: Fields, layers: Iterable[Layer] | None) -> Structure:
+    """The entry ``structure``, whose places are among the layers unless those are not known.
+
+    Raises:
+        CheckpointError: if it is none, or is one of other layers.
+    """
+    try:
+        structure = Structure(fields.mapping("structure"))
+    except (StructureError, TypeError, AttributeError) as error:
+        raise fields.error(f"'structure' is not a structure ({error})") from error
+    if layers is not None and (unknown := set(structure) - {layer.name for layer in layers}):
+        raise fields.error(f"'structure' names {min(unknown)!r}, which is not among its 'layers'")
+    return structure
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +62,7 @@ class Result:
         method, peer: its name in the plan, and what it is.
         rank, seed, lr: of this cell.
         trials: learning rates that were tried.
-        parameters, head: trained numbers beside the head, and of it.
+        parameters: trained numbers beside the head.
         val, tests: accuracies; ``tests`` by name of the test set and label space.
         alphas: of weights a part of the way from pretrained (0) to tuned (1), ``tests`` of each.
         structure, layers: forms by layer where there is a structure, and the shapes of all adapted layers in the
@@ -49,7 +86,6 @@ class Result:
     lr: float | None
     trials: int
     parameters: int
-    head: int | None
     val: float | None
     tests: dict[str, float]
     alphas: dict[float, dict[str, float]]
@@ -87,9 +123,8 @@ class Result:
             lr=fields.number("lr", None),
             trials=max(1, len(fields.items("trials"))),  # one rate is taken without a trial
             parameters=fields.integer("parameters"),
-            head=fields.integer("head", None),
-            val=_share(fields, "val", fields.number("val", None)),
-            tests=_shares(fields, "tests"),
+            val=fields.share("val", None),
+            tests=_shares(fields.inside("tests")),
             alphas=_alphas(fields.inside("alphas")),
             structure=read_structure(fields, layers or None) or None,
             layers=layers,
@@ -158,17 +193,8 @@ def _model(fields: Fields) -> str:
     return fields.text("model") + (f" ({more})" if more else "")
 
 
-def _share(fields: Fields, name: str, value: float | None) -> float | None:
-    if value is not None and not 0 <= value <= 1:
-        raise fields.error(f"{name!r} is {shown(value)}, no share from 0 to 1")
-    return value
-
-
-def _shares(fields: Fields, key: str) -> dict[str, float]:
-    found = fields.numbers(key)
-    for name, value in found.items():
-        _share(fields, name, value)
-    return found
+def _shares(fields: Fields) -> dict[str, float]:
+    return {name: fields.share(name) for name in fields.names()}
 
 
 def _alphas(fields: Fields) -> dict[float, dict[str, float]]:
@@ -178,5 +204,5 @@ def _alphas(fields: Fields) -> dict[float, dict[str, float]]:
             alpha = float(text)
         except ValueError:
             raise fields.error(f"{text!r} is no number") from None
-        found[alpha] = _shares(fields, text)
+        found[alpha] = _shares(fields.inside(text))
     return dict(sorted(found.items()))
