@@ -111,7 +111,7 @@ def test_ranks_of_a_method_and_several_tests_are_rows_and_columns() -> None:
     assert [column.label for column in table.columns] == ["in: r", "in: r, 200 classes"]
     # Tests of one training are figures of their own, and a mean of them is none of tasks.
     assert {(row.shots, row.group_mean, row.task_mean) for row in table.rows} == {(16, None, None)}
-    assert "no average where in stand" in "\n".join(table.notes)
+    assert "warning: no average over several tests of one training: in" in "\n".join(table.notes)
 
 
 def test_latex_escapes_and_has_as_many_cells_in_every_line() -> None:

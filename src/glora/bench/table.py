@@ -229,10 +229,11 @@ def _incomplete(rows: Sequence[TableRow], parts: _Parts, found: Mapping[str, Row
         tally = parts[row.shots]
         if missing := tally.missing(found[row.name]):
             notes.append(f"{row} has no result on {missing} of {len(tally.columns)} tasks: no average, no rank")
-        elif tally.one_test and row.task_mean is None:
+        elif not tally.several_tests and row.task_mean is None:
             notes.append(f"{row} has no seed with a result on all {len(tally.columns)} tasks: no average, no rank")
-    if several := sorted({column.task for tally in parts.values() if not tally.one_test for column in tally.columns}):
-        notes.append(f"no average where {', '.join(several)} stand: they have several tests of one training")
+    several = {task for tally in parts.values() for task in tally.several_tests}
+    if several:
+        notes.append(f"no average over several tests of one training: {', '.join(sorted(several))}")
     return [f"warning: {note}" for note in notes]
 
 

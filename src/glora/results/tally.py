@@ -124,12 +124,12 @@ class Tally:
     @property
     def averaged(self) -> bool:
         """Whether an average over the columns says more than they do: several, with one test a task."""
-        return len(self.columns) > 1 and self.one_test
+        return len(self.columns) > 1 and not self.several_tests
 
     @property
-    def one_test(self) -> bool:
-        """Whether no task has several tests."""
-        return len({column.task for column in self.columns}) == len(self.columns)
+    def several_tests(self) -> list[str]:
+        """The tasks that have more than one test."""
+        return [task for task, count in Counter(column.task for column in self.columns).items() if count > 1]
 
     @property
     def grouped(self) -> bool:
@@ -173,7 +173,7 @@ class Tally:
         )
 
     def _mean(self, row: Row, average: Callable[[Mapping[Column, float]], float]) -> Spread | None:
-        if not self.one_test:
+        if self.several_tests:
             return None
         (scores,) = self.scores([row], self.columns)
         return spread([average(dict(zip(self.columns, own, strict=True))) for own in scores.T.tolist()])
