@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 
@@ -53,3 +54,13 @@ def _no_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
 def environment() -> dict[str, str]:
     """For new processes: this one's, on one thread."""
     return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """One Ray for all tests here."""
+    ray = pytest.importorskip("ray", reason="needs Ray: pip install 'glora[ray]'")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    yield
+    ray.shutdown()

@@ -18,6 +18,7 @@ LAYERS = {
     "structure": 0,
     "space": 0,
     "presets": 0,
+    "fields": 0,
     "files": 0,
     "soup": 0,
     "functional": 1,
@@ -42,6 +43,7 @@ LAYERS = {
     "machine": 3,
     "data": 3,
     "protocols": 3,
+    "results": 3,
     "backbones": 3,
     "strategies": 3,
 }

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,16 +61,6 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     assert effort["stopped"]
     assert effort["completed"]
     return path.read_bytes()
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """One Ray for all tests here."""
-    ray = pytest.importorskip("ray", reason="needs Ray: pip install 'glora[ray]'")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    yield
-    ray.shutdown()
 
 
 @pytest.mark.slow

@@ -180,7 +180,7 @@ class Workers(Scorer):
 
 
 def connect_ray(ray: Any, address: str | None, cpus: int) -> bool:
-    """Connect to a Ray cluster, or start one with so many CPUs if there is no address.
+    """Connect to a Ray cluster, or start one: with so many CPUs if there is no address, with all here for "local".
 
     Returns:
         Whether it has to be shut down afterwards: not if it was connected already.
@@ -192,7 +192,8 @@ def connect_ray(ray: Any, address: str | None, cpus: int) -> bool:
         return False
     # Nothing is sent anywhere unasked.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    own: dict[str, Any] = {"num_cpus": cpus, "include_dashboard": False} if address is None else {}
+    own: dict[str, Any] = {"include_dashboard": False} if address in (None, "local") else {}
+    own |= {"num_cpus": cpus} if address is None else {}
     try:
         ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
     except Exception as error:  # of many kinds, plain Exception among them

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from glora.bench import Plan, Results, run_cells
+from glora.bench import Plan, run_cells
+from glora.results.file import ResultsFile
 from helpers import one_thread
 from small_run import SIDE, Told, pictures, weights
 
@@ -41,12 +43,19 @@ def write(folder: Path, value: Any) -> Path:
     return path
 
 
-def do(folder: Path, out: Path, workers: int = 1, **changes: Any) -> list[dict[str, Any]]:
+def do(folder: Path, out: Path, workers: int = 1, ray: str | None = None, **changes: Any) -> list[dict[str, Any]]:
     """Do a plan; what failed."""
     read = Plan.read(write(folder, plan(**changes)), out)
     with one_thread():
-        results = Results(out / "results.jsonl")
-        return run_cells(read.cells, results, out, Told(), workers=workers, threads=read.threads)
+        file = ResultsFile(out / "results.jsonl")
+        return run_cells(read.cells, file, out, Told(), workers=workers, ray=ray, threads=read.threads)
+
+
+def lines_of(out: Path) -> list[dict[str, Any]]:
+    """The last line of each cell, as it was written, by task, shots, method and seed."""
+    read = map(json.loads, (out / "results.jsonl").read_text("utf-8").splitlines())
+    last = {line["key"]: line for line in read}
+    return sorted(last.values(), key=lambda line: (line["task"], line["shots"] or 0, line["method"], line["seed"]))
 
 
 def comparable(lines: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

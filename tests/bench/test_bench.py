@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_bench import comparable, do, plan, write
+from small_bench import comparable, do, lines_of, plan, write
 
-from glora.bench import Results, read_results
 from glora.errors import ConfigError
+from glora.results.file import ResultsFile
 from glora.train.loop import Loop
 from small_run import call, paint_split, read_json
 
@@ -39,7 +39,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_line_says_all_that_is_shared(whole: Path) -> None:
-    lines = read_results([whole])
+    lines = lines_of(whole)
     assert [(line["method"], line["seed"]) for line in lines] == [
         (method, seed) for method in ("linear", "lora", "ours") for seed in (0, 1)
     ]
@@ -79,7 +79,7 @@ def test_what_is_done_is_not_done_again(whole: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_workers_give_the_same_results(whole: Path, tmp_path: Path) -> None:
     assert do(tmp_path, tmp_path / "out", workers=2) == []
-    assert comparable(read_results([tmp_path / "out"])) == comparable(read_results([whole]))
+    assert comparable(lines_of(tmp_path / "out")) == comparable(lines_of(whole))
 
 
 @pytest.mark.slow
@@ -115,7 +115,7 @@ def test_killed_in_the_middle_of_a_training_it_ends_the_same(
     assert do(tmp_path, tmp_path / "killed", **changes) == []
     assert 40 <= len(epochs) < 80  # of two trials: the first went on from where it was
     assert do(tmp_path, tmp_path / "whole", **changes) == []
-    assert comparable(read_results([tmp_path / "killed"])) == comparable(read_results([tmp_path / "whole"]))
+    assert comparable(lines_of(tmp_path / "killed")) == comparable(lines_of(tmp_path / "whole"))
 
 
 def test_a_failed_cell_is_told_and_tried_again_and_the_others_are_done(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_failed_cell_is_told_and_tried_again_and_the_others_are_done(tmp_path:
     assert "has no test images" in done.err
     assert "| linear |" in done.out
     assert "warning: failed: linear on untested" in done.out
-    lines = {line["task"]: line for line in read_results([tmp_path / "out"])}
+    lines = {line["task"]: line for line in lines_of(tmp_path / "out")}
     assert "tests" not in lines["untested"]
     assert lines["colours"]["trials"] == []
     paint_split(split, ("test",))
@@ -141,7 +141,7 @@ def test_a_failed_cell_is_told_and_tried_again_and_the_others_are_done(tmp_path:
 def test_a_rate_that_diverges_loses_and_fails_the_cell_only_alone(tmp_path: Path) -> None:
     methods = {"full": {"peer": "full", "lr": [1e-3, 1e30]}}
     assert do(tmp_path, tmp_path / "one", methods=methods, seeds=[0]) == []
-    (line,) = read_results([tmp_path / "one"])
+    (line,) = lines_of(tmp_path / "one")
     assert line["lr"] == 1e-3
     assert line["trials"][1] == {"lr": 1e30, "val": None}
     methods["full"]["lr"] = [1e29, 1e30]
@@ -152,7 +152,7 @@ def test_a_rate_that_diverges_loses_and_fails_the_cell_only_alone(tmp_path: Path
 def test_final_models_may_be_trained_on_training_and_validation_images(tmp_path: Path) -> None:
     methods = {"lora": PEERS["lora"], "ours": plan()["methods"]["ours"]}
     assert do(tmp_path, tmp_path / "out", methods=methods, final="train+val", seeds=[1]) == []
-    lora, ours = read_results([tmp_path / "out"])
+    lora, ours = lines_of(tmp_path / "out")
     assert {lora["trained_on"], ours["trained_on"]} == {"train+val"}
     assert lora["val"] == max(float(one["val"]) for one in lora["trials"])
     run = next(p for p in (tmp_path / "out" / "runs").iterdir() if "\nseed: 1\n" in (p / "config.yaml").read_text())
@@ -163,10 +163,12 @@ def test_a_torn_line_is_cut_off_and_its_cell_done_again(whole: Path, tmp_path: P
     lines = (whole / "results.jsonl").read_bytes().splitlines(keepends=True)
     path = tmp_path / "results.jsonl"
     path.write_bytes(b"".join(lines[:2]) + lines[2][:50])
-    results = Results(path)
-    assert len(results.lines) == 2
+    file = ResultsFile(path)
+    keys = [json.loads(line)["key"] for line in lines[:3]]
+    assert [file.done(key) for key in keys] == [True, True, False]
     assert path.read_bytes() == b"".join(lines[:2])
-    results.append(json.loads(lines[2]))
+    file.append(json.loads(lines[2]))
+    assert file.done(keys[2])
     assert path.read_bytes() == b"".join(lines[:3])
 
 

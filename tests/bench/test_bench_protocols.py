@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_bench import plan, write
+from small_bench import lines_of, plan, write
 
-from glora.bench import Plan, read_results
+from glora.bench import Plan
 from glora.bench.cells import Cell
 from glora.config import RunConfig
 from glora.protocols import tasks
@@ -26,7 +26,7 @@ def bench(folder: Path, root: Path, **changes: Any) -> list[dict[str, Any]]:
     values = plan(data=None, methods=methods, train=train, seeds=[0], lr=1e-3, root="elsewhere") | changes
     done = call("bench", write(folder, values), "--root", root, "--out", folder / "out")
     assert done.code == 0, done.err
-    return read_results([folder / "out"])
+    return lines_of(folder / "out")
 
 
 def test_vtab_is_trained_on_both_parts_and_tested_once(tmp_path: Path) -> None:

@@ -10,63 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.stats
+from made_results import GROUPS, read, result, results, rows, table_of
 
-from glora.bench import make_table, published_rows, read_results, render
+from glora.bench import published_rows, render
 from glora.bench.statistics import critical_difference, difference, mean_ranks
-from glora.errors import ConfigError, DataError
+from glora.errors import CheckpointError, ConfigError, DataError
+from glora.results.file import read_results
 from small_run import call
-
-# By method, task and seed.
-SCORES: dict[str, dict[str, list[float]]] = {
-    "good": {"svhn": [0.9, 0.8], "dtd": [0.7, 0.7], "kitti": [0.5, 0.6]},
-    "fair": {"svhn": [0.8, 0.7], "dtd": [0.7, 0.7], "kitti": [0.6, 0.7]},
-    "poor": {"svhn": [0.1, 0.2], "dtd": [0.3, 0.4], "kitti": [0.2, 0.1]},
-}
-GROUPS = {"svhn": "natural", "dtd": "natural", "kitti": "structured"}
-
-
-def result(method: str, task: str, seed: int, accuracy: float, **changes: Any) -> dict[str, Any]:
-    return {
-        "format": 1,
-        "key": f"{method} {task} {seed}",
-        "task": task,
-        "group": GROUPS.get(task),
-        "protocol": "vtab",
-        "shots": None,
-        "method": method,
-        "rank": None,
-        "seed": seed,
-        "model": {"model": "vit_base_patch16_224.augreg_in21k"},
-        "preprocessing": {
-            "size": 224,
-            "mean": [0.485, 0.456, 0.406],
-            "std": [0.229, 0.224, 0.225],
-            "interpolation": "bicubic",
-            "resize": "squash",
-        },
-        "parameters": 1000,
-        "tests": {"test": accuracy},
-        "trained_on": "train+val",
-        "split": task,
-        **changes,
-    }
-
-
-def results(**changes: Any) -> list[dict[str, Any]]:
-    return [
-        result(method, task, seed, accuracy, **changes)
-        for method, tasks in SCORES.items()
-        for task, seeds in tasks.items()
-        for seed, accuracy in enumerate(seeds)
-    ]
-
-
-def rows(table: Any) -> dict[str, Any]:
-    return {row.name: row for row in table.rows}
 
 
 def test_figures_and_both_averages_are_those_of_a_pencil() -> None:
-    table = make_table(results())
+    table = table_of(results())
     good = rows(table)["good"]
     assert [column.task for column in table.columns] == ["dtd", "svhn", "kitti"]
     assert [figure.mean for figure in good.figures] == pytest.approx([0.7, 0.85, 0.55])
@@ -76,16 +30,17 @@ def test_figures_and_both_averages_are_those_of_a_pencil() -> None:
     # good is 1st, shares 1st, is 2nd.
     assert good.rank.value == pytest.approx((1 + 1.5 + 2) / 3)
     assert rows(table)["poor"].rank == (3.0, 3.0, 3.0)
-    assert [row.name for row in table.rows] == ["good", "fair", "poor"]
+    # Of an equal mean, in the order of the alphabet.
+    assert [row.name for row in table.rows] == ["fair", "good", "poor"]
 
 
 def test_the_order_of_results_does_not_matter() -> None:
     lines = results()
-    assert make_table(lines, "fair") == make_table(lines[::-1], "fair")
+    assert table_of(lines, "fair") == table_of(lines[::-1], "fair")
 
 
 def test_the_difference_is_paired_by_task_and_seed() -> None:
-    table = make_table([line for line in results() if (line["method"], line["seed"]) != ("poor", 1)], "poor")
+    table = table_of([line for line in results() if (line["method"], line["seed"]) != ("poor", 1)], "poor")
     gap = rows(table)["good"].gap
     assert gap.value == pytest.approx(statistics.mean([0.8, 0.4, 0.3]))  # seed 0 alone, which poor has
     assert rows(table)["poor"].gap is None
@@ -129,21 +84,21 @@ def test_what_is_missing_or_does_not_fit_is_said() -> None:
     failed = {key: value for key, value in lines[0].items() if key != "tests"}
     lines.append({**failed, "key": "x", "method": "bad", "error": "no memory"})
     lines[0] = {**lines[0], "split": "another", "trained_on": "train", "model": {"model": "resnet"}}
-    table = make_table(lines)
+    table = table_of(lines)
     poor = rows(table)["poor"]
     assert (poor.group_mean, poor.task_mean, poor.rank) == (None, None, None)
     assert rows(table)["fair"].rank.value == pytest.approx((2 + 1.5 + 1) / 3)
     text = "\n".join(table.notes)
     for part in (
         "poor has no result on 1 of 3 tasks",
-        "several backbones",
-        "several parts of the data",
-        "svhn: results on several splits",
+        "2 different backbones: resnet, vit_base_patch16_224.augreg_in21k",
+        "2 different parts trained on: train, train+val",
+        "not given the same split of svhn",
         "failed: bad on svhn, seed 0: no memory",
         "over 3 tasks are narrower",
     ):
         assert part in text
-    assert "warning" not in "\n".join(make_table(results()).notes[:2])
+    assert "warning" not in "\n".join(table_of(results()).notes[:2])
 
 
 def test_ranks_of_a_method_and_several_tests_are_rows_and_columns() -> None:
@@ -151,45 +106,17 @@ def test_ranks_of_a_method_and_several_tests_are_rows_and_columns() -> None:
         result("lora", "in", 0, 0.5, rank=rank, key=str(rank), tests={"r, 200 classes": 0.5, "r": 0.1}, shots=16)
         for rank in (2, 8)
     ]
-    table = make_table(lines)
+    table = table_of(lines)
     assert {row.name for row in table.rows} == {"lora, rank 2", "lora, rank 8"}
-    assert [column.label for column in table.columns] == ["in: r, 16 shots", "in: r, 200 classes, 16 shots"]
-
-
-def test_published_rows_average_as_their_sources_say() -> None:
-    found = {row.method: row for row in published_rows("vtab")}
-    tasks = list(found["GLoRA"].accuracies)
-    assert len(tasks) == 19
-    # Group means stated by PACE's table 12, and the flat mean of arXiv 2409.16434's LoRA.
-    natural, special, structured = tasks[:7], tasks[7:11], tasks[11:]
-    means = [statistics.mean(found["GLoRA"].accuracies[t] for t in part) for part in (natural, special, structured)]
-    assert means == pytest.approx([0.8361, 0.8702, 0.6327], abs=2e-4)
-    assert statistics.mean(found["LoRA (tuned)"].accuracies.values()) == pytest.approx(0.7291, abs=2e-4)
-    assert all(row.source and row.protocol and row.preprocessing for row in found.values())
-    assert all(0 < one < 1 for row in found.values() for one in row.accuracies.values())
-
-
-def test_published_rows_stand_beside_ours_with_warnings_where_conditions_differ() -> None:
-    table = make_table(results(), published=published_rows("vtab"))
-    glora = rows(table)["GLoRA"]
-    assert [figure.mean for figure in glora.figures] == pytest.approx([0.746, 0.915, 0.862])
-    assert "2409.17137" in str(glora.source)
-    text = "\n".join(table.notes)
-    assert "published 224 px squashed, not normalised: Convpass (tuned)" in text
-    assert "published 224 px squashed, bicubic, ImageNet" not in text
-    assert "warning: split" not in text
-    assert "warning: backbone" not in text
-    other = make_table(
-        results(protocol=None, trained_on="train", model={"model": "resnet"}), published=published_rows("vtab")
-    )
-    text = "\n".join(other.notes)
-    for part in ("split: dtd, kitti, svhn: not results", "without the 200 validation images", "backbone: ours resnet"):
-        assert part in text
+    assert [column.label for column in table.columns] == ["in: r", "in: r, 200 classes"]
+    # Tests of one training are figures of their own, and a mean of them is none of tasks.
+    assert {(row.shots, row.group_mean, row.task_mean) for row in table.rows} == {(16, None, None)}
+    assert "warning: no average over several tests of one training: in" in "\n".join(table.notes)
 
 
 def test_latex_escapes_and_has_as_many_cells_in_every_line() -> None:
     lines = [result(r"a_b & 50% {x} \y #1 $^~", task, 0, 0.5) for task in GROUPS]
-    text = render(make_table(lines, published=published_rows("vtab")), "latex")
+    text = render(table_of(lines, published=published_rows("vtab")), "latex")
     assert r"a\_b \& 50\% \{x\} \textbackslash{}y \#1 \$\textasciicircum{}\textasciitilde{} & 1,000 & 50.0" in text
     assert r"FacT-TT\textless{}=16" in text
     assert r" & \multicolumn{2}{c}{natural} & \multicolumn{1}{c}{structured} & " in text
@@ -199,13 +126,14 @@ def test_latex_escapes_and_has_as_many_cells_in_every_line() -> None:
 
 
 def test_markdown_and_csv_hold_the_same_figures() -> None:
-    table = make_table(results(), "fair")
+    table = table_of(results(), "fair")
     line = next(line for line in render(table).splitlines() if line.startswith("| good"))
     assert line.startswith("| good | 1,000 | 70.0 ± 0.0 | 85.0 ± 7.1 | 55.0 ± 7.1 | 66.")
     rows = list(csv.DictReader(io.StringIO(render(table, "csv"))))
-    assert float(rows[0]["natural: svhn"]) == pytest.approx(0.85)
-    assert float(rows[0]["mean of groups"]) == pytest.approx(0.6625)
-    assert rows[1]["gap"] == ""
+    fair, good, _ = rows
+    assert float(good["natural: svhn"]) == pytest.approx(0.85)
+    assert float(good["mean of groups"]) == pytest.approx(0.6625)
+    assert fair["gap"] == ""
 
 
 def test_the_command_prints_what_is_on_file(tmp_path: Path) -> None:
@@ -213,9 +141,9 @@ def test_the_command_prints_what_is_on_file(tmp_path: Path) -> None:
     path.write_text("".join(f"{json.dumps(line)}\n" for line in results()) + '{"format": 1, "torn', "utf-8")
     done = call("table", tmp_path, "--reference", "poor", "--published", "vtab")
     assert done.code == 0, done.err
-    assert done.out == render(make_table(results(), "poor", published_rows("vtab")))
+    assert done.out == render(table_of(results(), "poor", published_rows("vtab")))
     value = json.loads(call("table", path, "--json").out)
-    assert value["rows"][0]["name"] == "good"
+    assert [row["name"] for row in value["rows"]] == ["fair", "good", "poor"]
     done = call("table", path, "--format", "csv")
     assert "Mean of groups" in done.err
     assert "Mean of groups" not in done.out
@@ -226,18 +154,19 @@ def test_the_command_prints_what_is_on_file(tmp_path: Path) -> None:
 
 def test_wrong_results_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
-    with pytest.raises(DataError, match=r"no such file: glora bench PLAN.yaml"):
+    with pytest.raises(CheckpointError, match=r"no such file: glora bench PLAN.yaml"):
         read_results([path])
-    path.write_text("{}\n", "utf-8")
-    with pytest.raises(DataError, match="line 1: no result of format 1"):
-        read_results([path])
-    path.write_text("{\n", "utf-8")
-    with pytest.raises(DataError, match="line 1: no JSON"):
+    for text, message in (("{}", "no 'format'"), ('{"format": 3}', "format 3, but"), ("{", "not JSON")):
+        path.write_text(f"{text}\n", "utf-8")
+        with pytest.raises(CheckpointError, match=f"line 1: {message}"):
+            read_results([path])
+    path.write_text('{"format": 1}\n', "utf-8")
+    with pytest.raises(CheckpointError, match="no 'key'; give files that glora bench wrote; of a damaged line, remove"):
         read_results([path])
     with pytest.raises(DataError, match="no finished result"):
-        make_table([])
+        table_of([])
     with pytest.raises(DataError, match="two results of good on svhn with seed 0"):
-        make_table([*results(), result("good", "svhn", 0, 0.3, key="other")])
+        table_of([*results(), result("good", "svhn", 0, 0.3, key="other")])
     with pytest.raises(ConfigError, match="no published rows of 'imagenet'"):
         published_rows("imagenet")
 
@@ -246,4 +175,85 @@ def test_a_failure_never_hides_a_success(tmp_path: Path) -> None:
     good, bad = result("a", "t", 0, 0.5), {**result("a", "t", 0, 0.5), "error": "x"}
     for name, lines in (("one", [bad, good]), ("two", [good, bad])):
         (tmp_path / name).write_text("".join(f"{json.dumps(line)}\n" for line in lines), "utf-8")
-        assert read_results([tmp_path / name]) == [good]
+        assert read_results([tmp_path / name]) == read([good])
+
+
+def test_a_half_written_line_is_left_out_wherever_it_was_cut(tmp_path: Path) -> None:
+    whole = [json.dumps(result("méthode", "t", seed, 0.5), ensure_ascii=False).encode() for seed in (0, 1)]
+    cut = whole[1].index("é".encode()) + 1  # within the letter
+    (tmp_path / "results.jsonl").write_bytes(whole[0] + b"\n" + whole[1][:cut])
+    assert [cell.seed for cell in read_results([tmp_path]).cells] == [0]
+
+
+# Mean accuracies of a task by shots: method b is the better one from two shots on.
+CURVES = {"a": {1: 0.5, 2: 0.55, 16: 0.6}, "b": {1: 0.4, 2: 0.6, 16: 0.9}}
+SHIFTS = {"food": 0.05, "pets": -0.05}
+
+
+def few_shot(**changes: Any) -> list[dict[str, Any]]:
+    about = {"protocol": "fewshot", "trained_on": "train", "group": None}
+    return [
+        result(method, task, seed, mean + shift + seed * 0.02, shots=shots, split=f"{task} {shots} {seed}", **about)
+        for method, curve in CURVES.items()
+        for shots, mean in curve.items()
+        for task, shift in SHIFTS.items()
+        for seed in (0, 1)
+    ]
+
+
+def test_a_curve_over_shots_reads_downwards() -> None:
+    table = table_of(few_shot(), "a")
+    assert [column.label for column in table.columns] == ["food", "pets"]
+    assert [(row.name, row.shots) for row in table.rows] == [(m, k) for m in "ba" for k in (1, 2, 16)]
+    for row in table.rows:
+        mean = CURVES[row.name][row.shots] + 0.01
+        assert row.task_mean == pytest.approx(mean)
+        assert [figure.mean for figure in row.figures] == pytest.approx([mean + 0.05, mean - 0.05])
+        assert row.figures[0].deviation == pytest.approx(0.02 / 2**0.5)
+        # Ranks and differences are among as many shots.
+        gap = CURVES[row.name][row.shots] - CURVES["a"][row.shots]
+        assert row.rank.value == (1 if gap > 0 or (row.name, row.shots) == ("a", 1) else 2)
+        assert (row.gap is None) == (row.name == "a")
+        assert row.gap is None or row.gap.value == pytest.approx(gap)
+    text = "\n".join(table.notes)
+    assert "mean of tasks: over all 2." in text
+    assert "Rank: mean over 2 tasks of 2 methods" in text
+    # Each seed has a list of images of its own, the same for all methods.
+    assert "split" not in text
+
+
+def test_shots_are_a_column_in_every_form() -> None:
+    table = table_of(few_shot())
+    lines = render(table).splitlines()
+    assert lines[0].startswith("| method | shots | parameters | food (without a group) | pets (")
+    assert [line.split(" | ")[:2] for line in lines[2:8]] == [[f"| {m}", k] for m in "ba" for k in ("1", "2", "16")]
+    read = list(csv.DictReader(io.StringIO(render(table, "csv"))))
+    curves = {
+        name: {int(r["shots"]): float(r["mean of tasks"]) - 0.01 for r in read if r["method"] == name} for name in "ab"
+    }
+    assert curves == {name: pytest.approx(curve) for name, curve in CURVES.items()}
+    text = render(table, "latex")
+    assert r"b & 16 & 1,000 & 96.0 $\pm$ 1.4 & 86.0 $\pm$ 1.4 & 91.0 & 91.0 & " in text
+    assert r" &  &  & \multicolumn{2}{c}{without a group} &  &  &  \\" in text
+    assert [row["shots"] for row in table.to_dict()["rows"]] == [1, 2, 16] * 2
+
+
+def test_a_task_that_one_number_of_shots_lacks_takes_no_average_from_the_others() -> None:
+    lines = [line for line in few_shot() if (line["task"], line["shots"], line["method"]) != ("pets", 2, "b")]
+    table = table_of(lines)
+    means = {(row.name, row.shots): row.task_mean for row in table.rows}
+    assert [row.name for row in table.rows] == ["a", "a", "a", "b", "b", "b"]
+    assert {place for place, mean in means.items() if mean is None} == {("b", 2)}
+    assert "warning: b, 2 shots has no result on 1 of 2 tasks: no average, no rank" in table.notes
+
+
+def test_an_average_is_over_the_seeds_that_have_every_task() -> None:
+    lines = [line for line in results() if (line["method"], line["task"], line["seed"]) != ("good", "dtd", 1)]
+    good = rows(table_of(lines))["good"]
+    assert [figure.seeds for figure in good.figures] == [1, 2, 2]
+    assert good.task_mean == pytest.approx((0.9 + 0.7 + 0.5) / 3)
+    lines = [line for line in lines if (line["method"], line["task"], line["seed"]) != ("good", "svhn", 0)]
+    table = table_of(lines)
+    assert (rows(table)["good"].task_mean, rows(table)["good"].rank) == (None, None)
+    assert rows(table)["fair"].rank.value == 1
+    assert "warning: good has no seed with a result on all 3 tasks: no average, no rank" in table.notes

@@ -37,9 +37,10 @@ def line(task: str, method: str, seed: int, **values) -> dict:
     common = {
         "format": 1, "task": task, "group": None, "protocol": None, "shots": None, "method": method, "peer": method,
         "options": {}, "rank": None, "seed": seed, "settings": {"epochs": 20, "batch_size": 32},
-        "model": "vit_small_patch14_dinov2.lvd142m", "preprocessing": {"size": 56, "interpolation": "bicubic"},
+        "model": {"model": "vit_small_patch14_dinov2.lvd142m", "size": 56, "checkpoint": None, "drop_path": None},
+        "preprocessing": {"size": 56, "interpolation": "bicubic"},
         "lr": 0.001, "trials": [{"lr": 0.001, "val": 0.81}, {"lr": 0.003, "val": 0.79}], "parameters": 147_456,
-        "head": 3850, "val": 0.81, "tests": {"test": 0.79}, "trained_on": "train+val", "split": f"{task}-{seed}",
+        "head": 3850, "val": 0.81, "tests": {"test": 0.79}, "trained_on": "train+val", "split": task,
         "structure": None, "seconds": 61.2, "memory": 734_003_200, "versions": {"glora": "0.1.0", "torch": "2.5.1"},
         "machine": "2 cores",
     } | values  # fmt: skip

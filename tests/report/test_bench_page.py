@@ -93,7 +93,10 @@ def test_headline_says_how_much_a_lead_is_worth(tmp_path, seeds, second, words):
 @pytest.mark.parametrize(
     ("change", "caution"),
     [
-        ({"model": "vit_base"}, "2 different backbones"),
+        (
+            {"model": {"model": "vit_base"}},
+            "2 different backbones: vit_base, vit_small_patch14_dinov2.lvd142m (size 56)",
+        ),
         ({"preprocessing": {"size": 224}}, "2 different preprocessings"),
         ({"trials": []}, "2 different numbers of learning rates tried: 1, 2"),
         ({"trained_on": "train"}, "2 different parts trained on: train, train+val"),

@@ -9,8 +9,9 @@ from sample_bench import TASKS, bench_lines, line
 
 from glora.errors import CheckpointError
 from glora.report import write_bench_report
-from glora.report.cells import read_bench
-from glora.report.tally import Column, Row, Table, by_shots, labels, tables
+from glora.report.bench import by_shots, latest, tables
+from glora.results.file import Results, read_results
+from glora.results.tally import Column, Row, Tally, labels
 
 
 def write(folder, rows):
@@ -18,8 +19,12 @@ def write(folder, rows):
     return folder
 
 
-def table_of(folder, rows) -> Table:
-    return Table(read_bench(write(folder, rows)).cells)
+def read_bench(folder) -> Results:
+    return read_results([folder])
+
+
+def table_of(folder, rows) -> Tally:
+    return Tally(read_bench(write(folder, rows)).cells)
 
 
 def test_reads_the_sample(bench):
@@ -44,8 +49,9 @@ def test_a_cell_that_failed_and_was_finished_later_counts_once(tmp_path):
 def test_a_cell_with_other_settings_replaces_the_one_before_it(tmp_path):
     later = line("dtd", "LoRA", 0, tests={"test": 0.5}) | {"key": "another"}
     found = read_bench(write(tmp_path, [line("dtd", "LoRA", 0), later]))
-    assert [cell.tests for cell in found.cells] == [{"test": 0.5}]
-    assert found.replaced == 1
+    assert [cell.tests for cell in found.cells] == [{"test": 0.79}, {"test": 0.5}]
+    assert [cell.tests for cell in latest(found.cells)] == [{"test": 0.5}]
+    assert "1 cell left out for a later one" in write_bench_report(tmp_path).read_text("utf-8")
 
 
 def test_a_half_written_last_line_is_left_out(bench_folder):
@@ -80,6 +86,8 @@ def test_nothing_finished_yet(tmp_path, text):
         ({"structure": {"fc": 4}}, "not a structure"),
         ({"structure": {"fc": {"B": "rank-4"}}, "layers": [{"name": "in", "out": 4, "in": 4}]}, "names 'fc', which is"),
         ({"layers": [{"name": "fc", "out": 4}]}, "no 'in'"),
+        ({"tests": {}, "val": None}, "no accuracy in 'tests', and no 'val'"),
+        ({"model": "vit"}, "'model' is \"vit\", not an object"),
     ],
 )
 def test_a_damaged_line_is_named(tmp_path, change, message):

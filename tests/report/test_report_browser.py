@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from browser import Browser, find_chromium
 from PIL import Image
-from sample_bench import bench_lines
+from sample_bench import bench_lines, line
+from sample_run import write_lines
 
+from glora.data.vtab import VTAB
 from glora.report import write_bench_report, write_report
 
 pytestmark = pytest.mark.slow
@@ -58,6 +60,34 @@ def test_page_is_quiet_and_stays_inside(browser: Browser, pages: dict[str, Path]
     assert browser.ask("document.documentElement.scrollWidth") <= width
     assert browser.ask(BEYOND) == []
     assert marks(browser, "figure .drawing svg") > 0
+
+
+# Of the headers of rows: whether they stand at the left edge of their box, and whether nothing lies over them.
+STUCK = """[...document.querySelectorAll('#results tbody th')].map(head => {
+  const box = head.getBoundingClientRect(), left = head.closest('.scroll').getBoundingClientRect().left;
+  head.scrollIntoView({block: 'center'});
+  const now = head.getBoundingClientRect();
+  const there = document.elementFromPoint(now.left + now.width / 2, now.top + now.height / 2);
+  return [Math.abs(box.left - left) < 1, there === head];
+})"""
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_a_table_of_nineteen_tasks_scrolls_in_a_box_of_its_own(browser: Browser, tmp_path: Path, width: int) -> None:
+    methods = ("linear", "adaptformer", "glora")
+    about = {name: {"group": task.group.lower(), "protocol": "vtab"} for name, task in VTAB.items()}
+    write_lines(tmp_path / "results.jsonl", [line(task, m, 0, **about[task]) for task in about for m in methods])
+    browser.open(write_bench_report(tmp_path), width)
+    assert browser.ask("document.documentElement.scrollWidth") <= width
+    assert browser.ask(BEYOND) == []
+    box = "document.querySelector('#results .scroll')"
+    hidden = browser.ask(f"{box}.scrollWidth - {box}.clientWidth")
+    assert hidden > 500
+    browser.ask(f"{box}.scrollLeft = {hidden}")
+    assert browser.ask(f"{box}.scrollLeft") == pytest.approx(hidden, abs=1)
+    last = browser.ask("document.querySelector('#results tbody td:last-child').getBoundingClientRect().right")
+    assert last <= browser.ask(f"{box}.getBoundingClientRect().right") + 1
+    assert browser.ask(STUCK) == [[True, True]] * len(methods)
 
 
 @pytest.mark.parametrize(

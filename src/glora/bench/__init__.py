@@ -6,7 +6,6 @@ from glora.bench.cells import Cell
 from glora.bench.plan import Plan
 from glora.bench.published import PublishedRow, published_rows
 from glora.bench.render import render
-from glora.bench.results import Results, read_results
 from glora.bench.sweep import make_tasks, run_cells
 from glora.bench.table import Table, make_table
 from glora.bench.tasks import Task
@@ -15,13 +14,11 @@ __all__ = [
     "Cell",
     "Plan",
     "PublishedRow",
-    "Results",
     "Table",
     "Task",
     "make_table",
     "make_tasks",
     "published_rows",
-    "read_results",
     "render",
     "run_cells",
 ]

@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from glora.bench.results import FORMAT
 from glora.bench.tasks import Task
 from glora.config import RunConfig
+from glora.results.file import FORMAT
 
 __all__ = ["GLORA", "SEARCHED", "Cell", "Final", "fingerprint"]
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from glora.data import Preprocessing
 from glora.errors import ConfigError
+from glora.results.result import Result
 
 __all__ = ["PUBLISHED", "PublishedRow", "differences", "published_rows"]
 
@@ -56,20 +56,20 @@ def published_rows(name: str) -> tuple[PublishedRow, ...]:
     return tuple(found)
 
 
-def differences(rows: tuple[PublishedRow, ...], lines: list[dict[str, Any]]) -> list[str]:
+def differences(rows: Sequence[PublishedRow], cells: Sequence[Result]) -> list[str]:
     """One line for each condition in which our results differ from published rows, or may do so."""
     found = []
-    if made := sorted({line["task"] for line in lines if line.get("protocol") != "vtab"}):
+    if made := sorted({cell.task for cell in cells if cell.protocol != "vtab"}):
         found.append(
             f"split: {', '.join(made)}: not results of the protocol vtab: other images may stand under the same name"
         )
-    if alone := sorted({line["method"] for line in lines if line["trained_on"] != "train+val"}):
+    if alone := sorted({cell.method for cell in cells if cell.trained_on != "train+val"}):
         found.append(f"split: trained without the 200 validation images, unlike the published: {', '.join(alone)}")
-    for model in sorted({_model(line) for line in lines}):
+    for model in sorted({cell.backbone for cell in cells}):
         # Timm's names of the checkpoint that the published rows share.
         if not ("vit_base_patch16_224" in model and "in21k" in model and "in1k" not in model):
             found.append(f"backbone: ours {model}; published {', '.join(sorted({row.backbone for row in rows}))}")
-    ours = {_preprocessing(line) for line in lines}
+    ours = {_preprocessing(cell) for cell in cells}
     for kind in sorted({row.preprocessing for row in rows}):
         if ours != {kind}:
             names = ", ".join(row.method for row in rows if row.preprocessing == kind)
@@ -77,16 +77,10 @@ def differences(rows: tuple[PublishedRow, ...], lines: list[dict[str, Any]]) -> 
     return [f"warning: {one}" for one in found]
 
 
-def _model(line: Mapping[str, Any]) -> str:
-    model = line["model"]
-    return str(model["model"] if isinstance(model, Mapping) else model)
-
-
-def _preprocessing(line: Mapping[str, Any]) -> str:
+def _preprocessing(cell: Result) -> str:
     """In the words of the published rows, where it is the same."""
-    found = line["preprocessing"]
-    mean, std = (tuple(found[key]) for key in ("mean", "std"))
-    imagenet = (mean, std) == (Preprocessing().mean, Preprocessing().std)
-    colours = "ImageNet mean and deviation" if imagenet else f"mean {mean}, deviation {std}"
-    resized = "squashed" if found["resize"] == "squash" else "resized and centre crop"
-    return f"{found['size']} px {resized}, {found['interpolation']}, {colours}"
+    found, plain = Preprocessing.from_dict(cell.preprocessing), Preprocessing()
+    imagenet = (found.mean, found.std) == (plain.mean, plain.std)
+    colours = "ImageNet mean and deviation" if imagenet else f"mean {found.mean}, deviation {found.std}"
+    resized = "squashed" if found.resize == "squash" else "resized and centre crop"
+    return f"{found.size} px {resized}, {found.interpolation}, {colours}"

@@ -7,14 +7,16 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import Literal
+from typing import Literal, TypeVar
 
 from glora.bench.statistics import Estimate
-from glora.bench.table import Figure, Table, TableRow
+from glora.bench.table import Table, TableRow
+from glora.results.tally import Spread
 
 __all__ = ["FORMATS", "TableFormat", "render"]
 
 TableFormat = Literal["markdown", "latex", "csv"]
+T = TypeVar("T")
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -56,7 +58,8 @@ def _latex(table: Table) -> str:
     groups = [(name, len(list(own))) for name, own in groupby(table.columns, lambda column: column.group)]
     spans = [rf"\multicolumn{{{count}}}{{c}}{{{_escaped(name)}}}" for name, count in groups]
     header = _header(table, [column.label for column in table.columns])
-    rest = len(header) - 2 - len(table.columns)
+    first = 2 + len(_shots(table, ""))
+    rest = len(header) - first - len(table.columns)
     ours = [line(_cells(table, row)) for row in table.rows if row.source is None]
     others = [line(_cells(table, row)) for row in table.rows if row.source is not None]
     return (
@@ -65,7 +68,7 @@ def _latex(table: Table) -> str:
                 *(f"% {note}" for note in table.notes),
                 rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
                 r"\toprule",
-                " & ".join(["", "", *spans, *[""] * rest]) + r" \\",
+                " & ".join([*[""] * first, *spans, *[""] * rest]) + r" \\",
                 line(header),
                 r"\midrule",
                 *ours,
@@ -84,28 +87,36 @@ def _csv(table: Table) -> str:
     names = [f"{column.group}: {column.label}" for column in table.columns]
     pairs = [name for column in names for name in (column, f"{column}, deviation", f"{column}, seeds")]
     estimates = [f"{name}{end}" for name in ("rank", "gap") for end in ("", ", low", ", high")]
-    writer.writerow(["method", "parameters", *pairs, "mean of groups", "mean of tasks", *estimates, "source"])
+    head = ["method", *_shots(table, "shots"), "parameters"]
+    writer.writerow([*head, *pairs, "mean of groups", "mean of tasks", *estimates, "source"])
     for row in table.rows:
         figures = [value for figure in row.figures for value in (figure or (None, None, None))]
         ends = [value for one in (row.rank, row.gap) for value in (one or (None, None, None))]
-        writer.writerow([row.name, row.parameters, *figures, row.group_mean, row.task_mean, *ends, row.source])
+        shown = [row.name, *_shots(table, row.shots), row.parameters]
+        writer.writerow([*shown, *figures, row.group_mean, row.task_mean, *ends, row.source])
     return file.getvalue()
 
 
 def _header(table: Table, columns: Sequence[str]) -> list[str]:
-    found = ["method", "parameters", *columns, "mean of groups", "mean of tasks", "rank"]
+    found = ["method", *_shots(table, "shots"), "parameters", *columns, "mean of groups", "mean of tasks", "rank"]
     found += [] if table.reference is None else [f"against {table.reference}"]
     return [*found, *(["source"] if any(row.source for row in table.rows) else [])]
 
 
 def _cells(table: Table, row: TableRow) -> list[str]:
-    found = [row.name, f"{row.parameters:,}", *map(_accuracy, row.figures)]
+    shots = _shots(table, "-" if row.shots is None else str(row.shots))
+    found = [row.name, *shots, f"{row.parameters:,}", *map(_accuracy, row.figures)]
     found += [_percent(row.group_mean), _percent(row.task_mean), _interval(row.rank, 1, "")]
     found += [] if table.reference is None else [_interval(row.gap, 100, "+")]
     return [*found, *([row.source or "these results"] if any(one.source for one in table.rows) else [])]
 
 
-def _accuracy(figure: Figure | None) -> str:
+def _shots(table: Table, entry: T) -> list[T]:
+    """What stands in the column of shots, which only tables with some have."""
+    return [entry] if any(row.shots is not None for row in table.rows) else []
+
+
+def _accuracy(figure: Spread | None) -> str:
     if figure is None:
         return "-"
     return _percent(figure.mean) + ("" if figure.deviation is None else f" ± {100 * figure.deviation:.1f}")

@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,12 @@ from typing import Any
 import torch
 
 from glora.bench.cells import Cell
-from glora.bench.results import Results
 from glora.bench.tasks import Task
 from glora.bench.work import run_cell, tidy
 from glora.data.made import make_data
 from glora.errors import ConfigError
 from glora.progress import Progress
+from glora.results.file import ResultsFile
 from glora.workers import connect_ray, import_ray
 
 __all__ = ["make_tasks", "run_cells"]
@@ -46,7 +46,7 @@ def make_tasks(tasks: Sequence[Task], progress: Progress) -> None:
 
 def run_cells(
     cells: Sequence[Cell],
-    results: Results,
+    results: ResultsFile,
     folder: Path,
     progress: Progress,
     *,
@@ -63,14 +63,14 @@ def run_cells(
         progress: told of each cell.
         workers: processes at work at the same time.
         ray: address of a Ray cluster where they shall be, or None for processes of this machine.
-        threads: of each cell's computation; None for this process's, divided among the workers. The last bits of a
-            result may depend on it, on nothing else of how the cells are run.
+        threads: of each cell's computation; None for this process's, divided among the workers, and for one on a
+            cluster. The last bits of a result may depend on it, on nothing else of how the cells are run.
 
     Returns:
         The lines of the cells that failed.
 
     Raises:
-        ConfigError: for less than one worker, or if the cluster is not there.
+        ConfigError: for less than one worker; if Ray is not installed, or the cluster not there or too small.
     """
     if workers < 1:
         raise ConfigError(f"workers is 1 or more, not {workers}")
@@ -80,12 +80,12 @@ def run_cells(
         return []
     progress.say(f"bench: {total} of {len(cells)} cells to do")
     count = threads or (torch.get_num_threads() if workers == 1 else max(1, torch.get_num_threads() // workers))
-    sweep = _Sweep(jobs, results, folder, progress, total)
+    sweep = _Sweep(jobs, results, folder, progress)
     if ray is not None:
-        with _cluster(ray, workers, folder) as runner:
-            sweep.side_by_side([lambda: _lent(runner)] * workers)
+        with _cluster(ray, workers, folder, threads or 1) as (runner, stop):
+            sweep.side_by_side([lambda: nullcontext(runner)] * workers, stop)
     elif workers > 1:
-        sweep.side_by_side([lambda: _process(folder, count)] * workers)
+        sweep.side_by_side([lambda: _process(folder, count)] * workers, _end_processes)
     else:
         with _here(folder, count) as runner:
             sweep.work(runner)
@@ -106,11 +106,11 @@ def _jobs(cells: Sequence[Cell]) -> deque[list[Cell]]:
 class _Sweep:
     """The cells that are left, and what becomes of them (final)."""
 
-    def __init__(self, jobs: deque[list[Cell]], results: Results, folder: Path, progress: Progress, total: int) -> None:
+    def __init__(self, jobs: deque[list[Cell]], file: ResultsFile, folder: Path, progress: Progress) -> None:
         self.failed: list[dict[str, Any]] = []
-        self._jobs, self._results, self._folder, self._progress = jobs, results, folder, progress
-        self._total, self._done = total, 0
-        self._bar = progress.bar("bench", total)
+        self._jobs, self._file, self._folder, self._progress = jobs, file, folder, progress
+        self._total, self._done = sum(map(len, jobs)), 0
+        self._bar = progress.bar("bench", self._total)
         self._lock = threading.Lock()
         self._stopped = False
 
@@ -127,8 +127,10 @@ class _Sweep:
                     return
                 self._record(cell, line)
 
-    def side_by_side(self, runners: Sequence[Callable[[], AbstractContextManager[_Runner]]]) -> None:
-        """Do them with several workers, each driven by a thread of this process."""
+    def side_by_side(
+        self, runners: Sequence[Callable[[], AbstractContextManager[_Runner]]], stop: Callable[[], None]
+    ) -> None:
+        """Do them with several workers, each driven by a thread of this process; ``stop`` ends what they are at."""
 
         def drive(start: Callable[[], AbstractContextManager[_Runner]]) -> None:
             with start() as run:
@@ -142,13 +144,12 @@ class _Sweep:
             except BaseException:
                 # Ctrl-C, or an error of ours: nobody waits for what is half done.
                 self._stopped = True
-                for child in multiprocessing.active_children():
-                    child.kill()
+                stop()
                 raise
 
     def _record(self, cell: Cell, line: dict[str, Any]) -> None:
         with self._lock:
-            self._results.append(line)
+            self._file.append(line)
             tidy(cell, line, self._folder)
             self._done += 1
             if "error" in line:
@@ -221,30 +222,48 @@ def _serve(pipe: Connection, folder: Path, threads: int) -> None:
         pipe.send(run_cell(pipe.recv(), folder))
 
 
+def _end_processes() -> None:
+    for child in multiprocessing.active_children():
+        child.kill()
+
+
 @contextmanager
-def _cluster(address: str, workers: int, folder: Path) -> Iterator[_Runner]:
-    """Tasks of a Ray cluster."""
+def _cluster(address: str, workers: int, folder: Path, threads: int) -> Iterator[tuple[_Runner, Callable[[], None]]]:
+    """Tasks of a Ray cluster for several threads to use, and what ends those that are running."""
     ray = import_ray()
     owned = connect_ray(ray, address, workers)
-    where = folder.resolve()
-    gpus = min(1.0, ray.cluster_resources().get("GPU", 0) / workers)
-    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(run_cell)
+    where, running, stopped = folder.resolve(), set[Any](), threading.Event()
 
     def run(cell: Cell) -> dict[str, Any]:
+        reference = task.remote(cell, where, threads)
+        running.add(reference)
         try:
-            line: dict[str, Any] = ray.get(task.remote(cell, where))
+            if stopped.is_set():
+                ray.cancel(reference, force=True)
+            line: dict[str, Any] = ray.get(reference)
             return line
         except ray.exceptions.RayError as error:
             return cell.failed(f"its worker died: {error}")
+        finally:
+            running.discard(reference)
+
+    def stop() -> None:
+        stopped.set()
+        for reference in list(running):
+            ray.cancel(reference, force=True)
 
     try:
-        yield run
+        most = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
+        if most < threads:
+            raise ConfigError(f"{threads} threads are more than the {most:.0f} CPUs of any machine of the Ray cluster")
+        gpus = min(1.0, ray.cluster_resources().get("GPU", 0) / workers)
+        task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0)(_run_with)
+        yield run, stop
     finally:
         if owned:
             ray.shutdown()
 
 
-@contextmanager
-def _lent(runner: _Runner) -> Iterator[_Runner]:
-    """One that several threads may use and somebody else closes."""
-    yield runner
+def _run_with(cell: Cell, folder: Path, threads: int) -> dict[str, Any]:
+    torch.set_num_threads(threads)
+    return run_cell(cell, folder)

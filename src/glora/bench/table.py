@@ -2,69 +2,49 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from glora.bench.published import PublishedRow, differences
 from glora.bench.statistics import Estimate, critical_difference, difference, mean_ranks
 from glora.errors import ConfigError, DataError
+from glora.results.conditions import cautions
+from glora.results.file import Results
+from glora.results.tally import Column, Row, Spread, Tally, labels, mean_of_groups, mean_of_tasks, tallies
 
-__all__ = ["Column", "Figure", "Table", "TableRow", "make_table"]
-
-_UNGROUPED = "without a group"
-
-
-class Column(NamedTuple):
-    """What accuracies stand under: a task, one of its tests, and the number of shots if it has one."""
-
-    group: str
-    task: str
-    test: str = "test"
-    shots: int | None = None
-
-    @property
-    def label(self) -> str:
-        """As it is printed."""
-        test = "" if self.test == "test" else f": {self.test}"
-        shots = "" if self.shots is None else f", {self.shots} shot{'s' if self.shots > 1 else ''}"
-        return f"{self.task}{test}{shots}"
-
-
-class Figure(NamedTuple):
-    """Mean accuracy over seeds, from 0 to 1, sample deviation (None for one seed), and number of seeds."""
-
-    mean: float
-    deviation: float | None
-    seeds: int
+__all__ = ["Table", "TableRow", "make_table"]
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """A method.
+    """A method, with one number of shots.
 
     Args:
         name: with the rank if the results have several of the method.
+        shots: training images a class, where the results count them.
         parameters: trained ones without the head, mean over tasks and seeds.
         figures: one a column, None where there is no result.
-        group_mean: mean over groups of the mean over their columns; None without all figures.
+        group_mean: mean of the groups' means as :class:`glora.results.tally.Tally` takes it, or None.
         task_mean: mean over all columns, likewise.
-        rank: mean rank over columns among the complete methods, or None.
+        rank: mean rank over columns among the complete methods with as many shots, or None.
         gap: how much better than the reference over columns and seeds that both have, or None.
         source: of a published row, or None.
     """
 
     name: str
+    shots: int | None
     parameters: int
-    figures: tuple[Figure | None, ...]
+    figures: tuple[Spread | None, ...]
     group_mean: float | None
     task_mean: float | None
     rank: Estimate | None = None
     gap: Estimate | None = None
     source: str | None = None
+
+    def __str__(self) -> str:
+        """As it is told to people."""
+        return self.name if self.shots is None else f"{self.name}, {_images(self.shots)}"
 
 
 @dataclass(frozen=True)
@@ -73,7 +53,7 @@ class Table:
 
     Args:
         columns: by group and task.
-        rows: ours, by mean over tasks, incomplete ones last; then the published ones likewise.
+        rows: ours, by mean over tasks, incomplete ones last, each method by shots; then the published ones likewise.
         reference: the method that gaps are to, or None.
         notes: what must be said below it.
     """
@@ -98,183 +78,164 @@ class Table:
         return {"columns": columns, "rows": rows, "reference": self.reference, "notes": list(self.notes)}
 
 
-# Accuracies of one method: by column, then by seed.
-_Scores = dict[Column, dict[int, float]]
+# Results by training images a class; None are those of tasks that do not count them.
+_Parts = Mapping[int | None, Tally]
 
 
-def make_table(
-    lines: Sequence[Mapping[str, Any]], reference: str | None = None, published: Sequence[PublishedRow] = ()
-) -> Table:
+def make_table(results: Results, reference: str | None = None, published: Sequence[PublishedRow] = ()) -> Table:
     """Make the table of results; their order does not matter.
 
+    Results with shots have a row for each number of them; averages and ranks are among results with as many shots.
+
     Args:
-        lines: as :func:`glora.bench.read_results` gives them.
-        reference: name of a row that the others are compared with.
+        results: as :func:`glora.results.read_results` gives them.
+        reference: name of a method, with its rank if there are several, that the others are compared with.
         published: rows to print beside ours, in the columns that are theirs too.
 
     Raises:
-        DataError: if there is no finished result.
+        DataError: if there is no finished result; if two are of the same method, rank, task and seed.
         ConfigError: if there is no row of the reference's name; if scipy is not installed.
     """
-    done = [dict(line) for line in lines if "error" not in line]
-    if not done:
+    if not results.cells:
         raise DataError("there is no finished result to make a table of")
-    named = _named(done)
-    scores = {name: _scores(own) for name, own in named.items()}
-    columns = _sorted({column for own in scores.values() for column in own})
-    if reference is not None and reference not in scores:
-        raise ConfigError(f"there is no method {reference!r} in the results, but {', '.join(sorted(scores))}")
-    ranks, ranked = _ranks(scores, columns)
-    rows = []
-    for name, own in scores.items():
-        figures = tuple(_figure(own[column].values()) if column in own else None for column in columns)
-        parameters = round(statistics.mean(line["parameters"] for line in named[name]))
-        gap = None if reference in (None, name) else _gap(own, scores[str(reference)])
-        rows.append(TableRow(name, parameters, figures, *_averages(columns, figures), ranks.get(name), gap))
-    others = [_published(row, columns) for row in published]
-    notes = [*_notes(columns, rows, reference, ranked), *_mixed(done), *_failures(lines)]
-    if published:
-        notes += differences(tuple(published), done)
-    return Table(columns, (*sorted(rows, key=_order), *sorted(others, key=_order)), reference, tuple(notes))
+    names = labels(results.cells)
+    found = {name: row for row, name in names.items()}
+    if reference is not None and reference not in found:
+        raise ConfigError(f"there is no method {reference!r} in the results, but {', '.join(sorted(found))}")
+    parts = dict(sorted(tallies(results.cells, lambda cell: cell.shots).items(), key=lambda part: part[0] or 0))
+    columns = sorted({column for tally in parts.values() for column in tally.columns}, key=_grouped)
+    to = None if reference is None else found[reference]
+    rows = _ordered([row for shots in parts for row in _rows(parts[shots], shots, names, columns, to)])
+    theirs = [column for column in columns if None in parts and column in parts[None].columns]
+    others = _ordered([_published(row, columns, theirs) for row in published])
+    notes = [_what(columns, rows, parts), *_comparisons(rows, parts, reference), *_incomplete(rows, parts, found)]
+    notes += [f"warning: {caution}" for caution in cautions(results.cells)]
+    failures = sorted(results.failures, key=lambda one: (one.task, one.method, one.seed))
+    notes += [f"warning: failed: {failure}" for failure in failures]
+    notes += differences(published, results.cells) if published else []
+    return Table(tuple(map(_grouped, columns)), (*rows, *others), reference, tuple(notes))
 
 
-def _named(lines: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Results by the name of their row."""
-    ranks: dict[str, set[Any]] = {}
-    lines = list(lines)
-    for line in lines:
-        ranks.setdefault(line["method"], set()).add(line.get("rank"))
-    found: dict[str, list[dict[str, Any]]] = {}
-    for line in lines:
-        several = len(ranks[line["method"]]) > 1
-        found.setdefault(f"{line['method']}, rank {line['rank']}" if several else line["method"], []).append(line)
-    return found
+def _grouped(column: Column) -> Column:
+    """A column as it is shown."""
+    return column._replace(group=column.group or "without a group")
 
 
-def _scores(lines: Iterable[Mapping[str, Any]]) -> _Scores:
-    found: _Scores = {}
-    for line in lines:
-        for test, accuracy in line["tests"].items():
-            column = Column(line.get("group") or _UNGROUPED, line["task"], test, line.get("shots"))
-            seeds = found.setdefault(column, {})
-            if line["seed"] in seeds:
-                raise DataError(
-                    f"two results of {line['method']} on {column.label} with seed {line['seed']} differ in their "
-                    "settings: give results of one plan"
-                )
-            seeds[line["seed"]] = float(accuracy)
-    return found
-
-
-def _sorted(columns: Iterable[Column]) -> tuple[Column, ...]:
-    return tuple(sorted(columns, key=lambda column: column._replace(shots=column.shots or 0)))
-
-
-def _figure(accuracies: Iterable[float]) -> Figure:
-    values = list(accuracies)
-    return Figure(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
-
-
-def _averages(columns: Sequence[Column], figures: Sequence[Figure | None]) -> tuple[float | None, float | None]:
-    """Mean of groups and mean of tasks; None where a figure is missing."""
-    groups: dict[str, list[float]] = {}
-    for column, figure in zip(columns, figures, strict=True):
-        if figure is None:
-            return None, None
-        groups.setdefault(column.group, []).append(figure.mean)
-    means = [one for group in groups.values() for one in group]
-    return statistics.fmean(statistics.fmean(group) for group in groups.values()), statistics.fmean(means)
-
-
-def _common(rows: Sequence[_Scores], columns: Iterable[Column]) -> list[int]:
-    """The seeds that all rows have in all columns."""
-    seeds = [set(row[column]) for row in rows for column in columns]
-    return sorted(set.intersection(*seeds)) if seeds else []
-
-
-def _array(row: _Scores, columns: Sequence[Column], seeds: Sequence[int]) -> Any:
-    return np.array([[row[column][seed] for seed in seeds] for column in columns], dtype=np.float64)
-
-
-def _ranks(scores: Mapping[str, _Scores], columns: Sequence[Column]) -> tuple[dict[str, Estimate], int]:
-    """Mean ranks of the complete methods over the seeds that they have in common; how many columns those are on."""
-    complete = {name: own for name, own in sorted(scores.items()) if own.keys() >= set(columns)}
-    seeds = _common(list(complete.values()), columns)
-    if len(complete) < 2 or not seeds:
-        return {}, 0
-    stacked = np.stack([_array(own, columns, seeds) for own in complete.values()])
-    return dict(zip(complete, mean_ranks(stacked), strict=True)), len(columns)
-
-
-def _gap(ours: _Scores, reference: _Scores) -> Estimate | None:
-    columns = _sorted(ours.keys() & reference.keys())
-    seeds = _common([ours, reference], columns)
-    return difference(_array(ours, columns, seeds), _array(reference, columns, seeds)) if columns and seeds else None
-
-
-def _published(row: PublishedRow, columns: Sequence[Column]) -> TableRow:
-    figures = tuple(
-        Figure(row.accuracies[column.task], None, 1)
-        if column.task in row.accuracies and column.test == "test" and column.shots is None
-        else None
-        for column in columns
-    )
-    return TableRow(row.method, row.parameters, figures, *_averages(columns, figures), source=row.source)
-
-
-def _order(row: TableRow) -> tuple[bool, float, str]:
-    return row.task_mean is None, -(row.task_mean or 0.0), row.name
-
-
-def _notes(columns: Sequence[Column], rows: Sequence[TableRow], reference: str | None, ranked: int) -> list[str]:
-    groups = sorted({column.group for column in columns})
-    seeds = sorted({figure.seeds for row in rows for figure in row.figures if figure is not None})
-    spread = f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else f"{seeds[0]} seed{'s' if seeds[0] > 1 else ''}"
-    found = [
-        f"Test accuracy in %, mean ± sample deviation over {spread}. Mean of groups: over {', '.join(groups)}, each "
-        f"the mean of its tasks; mean of tasks: over all {len(columns)}. Parameters without the head."
-    ]
-    if ranked:
-        count = sum(row.rank is not None for row in rows)
+def _rows(
+    tally: Tally, shots: int | None, names: Mapping[Row, str], columns: Sequence[Column], reference: Row | None
+) -> list[TableRow]:
+    own = [column for column in columns if column in tally.columns]
+    ranks = _ranks(tally, own)
+    found = []
+    for row in tally.rows:
+        groups, tasks = tally.mean_of_groups(row), tally.mean_of_tasks(row)
         found.append(
-            f"Rank: mean over {ranked} tasks of {count} methods, with a 95 % bootstrap interval over tasks and seeds; "
-            f"two that are {critical_difference(count, ranked):.2f} apart differ at the 5 % level (Nemenyi)."
+            TableRow(
+                names[row],
+                shots,
+                round(tally.mean_parameters(row)),
+                tuple(tally.at(row, column) for column in columns),
+                groups and groups.mean,
+                tasks and tasks.mean,
+                ranks.get(row),
+                None if reference is None or reference == row else _gap(tally, row, reference, own),
+            )
         )
+    return found
+
+
+def _ranks(tally: Tally, columns: Sequence[Column]) -> dict[Row, Estimate]:
+    """Mean ranks of the complete methods over the seeds that they have in common."""
+    complete = [row for row in tally.rows if tally.scores([row], columns).size]
+    scores = tally.scores(complete, columns)
+    return dict(zip(complete, mean_ranks(scores), strict=True)) if len(complete) > 1 and scores.size else {}
+
+
+def _gap(tally: Tally, row: Row, reference: Row, columns: Sequence[Column]) -> Estimate | None:
+    """Over the columns that both have, and the seeds that both have on all of these."""
+    both = [column for column in columns if tally.at(row, column) and tally.at(reference, column)]
+    scores = tally.scores([row, reference], both)
+    return difference(*scores) if scores.size else None
+
+
+def _published(row: PublishedRow, columns: Sequence[Column], theirs: Sequence[Column]) -> TableRow:
+    """A row of the columns that it has among those of results without shots; with averages if it has all of these."""
+    known = {
+        column: row.accuracies[column.task]
+        for column in theirs
+        if column.test == "test" and column.task in row.accuracies
+    }
+    figures = tuple(Spread(known[column], None, 1) if column in known else None for column in columns)
+    whole = known and len(known) == len(theirs)
+    groups, tasks = (mean_of_groups(known), mean_of_tasks(known)) if whole else (None, None)
+    return TableRow(row.method, None, row.parameters, figures, groups, tasks, source=row.source)
+
+
+def _ordered(rows: Sequence[TableRow]) -> list[TableRow]:
+    """Methods by their means, incomplete ones last, or by rank where there are no means; each by shots."""
+    own: dict[str, list[TableRow]] = {}
+    for row in rows:
+        own.setdefault(row.name, []).append(row)
+
+    def place(name: str) -> tuple[int, float, int, float, str]:
+        means = [row.task_mean for row in own[name] if row.task_mean is not None]
+        ranks = [row.rank.value for row in own[name] if row.rank]
+        return -len(means), -sum(means), -len(ranks), sum(ranks), name
+
+    return [row for name in sorted(own, key=place) for row in own[name]]
+
+
+def _what(columns: Sequence[Column], rows: Sequence[TableRow], parts: _Parts) -> str:
+    """What the figures are."""
+    groups = sorted({_grouped(column).group for column in columns})
+    seeds = _span(figure.seeds for row in rows for figure in row.figures if figure is not None)
+    tasks = _span(len(tally.columns) for tally in parts.values())
+    return (
+        f"Test accuracy in %, mean ± sample deviation over {seeds} seed{'' if seeds == '1' else 's'}. Mean of groups: "
+        f"over {', '.join(groups)}, each the mean of its tasks; mean of tasks: over all {tasks}. Parameters without "
+        "the head."
+    )
+
+
+def _span(values: Iterable[int]) -> str:
+    found = sorted(set(values))
+    return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
+
+
+def _comparisons(rows: Sequence[TableRow], parts: _Parts, reference: str | None) -> list[str]:
+    """What ranks and gaps are."""
+    ranked: dict[tuple[int, int], list[str]] = {}
+    for shots, tally in parts.items():
+        if count := sum(row.rank is not None for row in rows if row.shots == shots):
+            ranked.setdefault((len(tally.columns), count), []).append(_images(shots))
+    found = [
+        f"Rank{'' if len(ranked) == 1 else ' with ' + ', '.join(shots)}: mean over {tasks} tasks of {count} methods, "
+        "with a 95 % bootstrap interval over tasks and seeds; two that are "
+        f"{critical_difference(count, tasks):.2f} apart differ at the 5 % level (Nemenyi)."
+        for (tasks, count), shots in ranked.items()
+    ]
     if reference is not None:
         found.append(f"Against {reference}: points, paired by task and seed, with a 95 % bootstrap interval over both.")
-    if len(columns) < 5 and (ranked or reference is not None):
-        found.append(f"warning: intervals over {len(columns)} tasks are narrower than they should be")
-    found += [
-        f"warning: {row.name} has no result on {sum(one is None for one in row.figures)} of {len(columns)} tasks: no "
-        "average, no rank"
-        for row in sorted(rows, key=_order)
-        if row.task_mean is None
-    ]
+    fewest = min(len(tally.columns) for tally in parts.values())
+    if fewest < 5 and found:
+        found.append(f"warning: intervals over {fewest} tasks are narrower than they should be")
     return found
 
 
-def _mixed(lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What differs among the results though it should not in one table."""
-    found = []
-    for key, words in (
-        ("model", "backbones"),
-        ("preprocessing", "preprocessings"),
-        ("trained_on", "parts of the data"),
-    ):
-        values = sorted({str(line[key]) for line in lines})
-        if len(values) > 1:
-            found.append(f"warning: results of several {words}: {'; '.join(values)}")
-    splits: dict[str, set[str]] = {}
-    for line in lines:
-        splits.setdefault(line["task"], set()).add(line["split"])
-    return found + [
-        f"warning: {task}: results on several splits" for task, own in sorted(splits.items()) if len(own) > 1
-    ]
+def _incomplete(rows: Sequence[TableRow], parts: _Parts, found: Mapping[str, Row]) -> list[str]:
+    """Why rows have no average."""
+    notes = []
+    for row in rows:
+        tally = parts[row.shots]
+        if missing := tally.missing(found[row.name]):
+            notes.append(f"{row} has no result on {missing} of {len(tally.columns)} tasks: no average, no rank")
+        elif not tally.several_tests and row.task_mean is None:
+            notes.append(f"{row} has no seed with a result on all {len(tally.columns)} tasks: no average, no rank")
+    several = {task for tally in parts.values() for task in tally.several_tests}
+    if several:
+        notes.append(f"no average over several tests of one training: {', '.join(sorted(several))}")
+    return [f"warning: {note}" for note in notes]
 
 
-def _failures(lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [
-        f"warning: failed: {line['method']} on {line['task']}, seed {line['seed']}: {line['error']}"
-        for line in lines
-        if "error" in line
-    ]
+def _images(shots: int | None) -> str:
+    return "all images" if shots is None else f"{shots} shot{'' if shots == 1 else 's'}"

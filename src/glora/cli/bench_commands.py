@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from glora.bench import Plan, Results, make_table, make_tasks, published_rows, read_results, render, run_cells
-from glora.bench.results import NAME
+from glora.bench import Plan, make_table, make_tasks, published_rows, render, run_cells
 from glora.cli.console import ConsoleProgress, print_json
 from glora.files import locked
+from glora.results.file import NAME, Results, ResultsFile, read_results
 
 __all__ = ["bench", "table"]
 
@@ -33,8 +33,8 @@ def bench(
         out: the folder of results.jsonl and of all that is needed to go on.
         root: the folder of the data sets of a protocol, in place of the plan's.
         workers: cells done at the same time, in processes that divide the threads.
-        ray: address of a Ray cluster where the workers shall be ("auto" for one that runs here); it must see the
-            folder.
+        ray: address of a Ray cluster where the workers shall be ("auto" for one that runs here, "local" to start
+            one); it must see the folder.
         dry_run: list the cells and what is done, and do nothing.
         json: print the results as JSON.
     """
@@ -45,16 +45,15 @@ def bench(
         return 0
     with ConsoleProgress() as progress, locked(folder):
         make_tasks(read.tasks, progress)
-        results = Results(folder / NAME)
-        failed = run_cells(read.cells, results, folder, progress, workers=workers, ray=ray, threads=read.threads)
+        file = ResultsFile(folder / NAME)
+        failed = run_cells(read.cells, file, folder, progress, workers=workers, ray=ray, threads=read.threads)
     keys = {cell.key for cell in read.cells}
-    lines = [line for line in read_results([folder]) if line["key"] in keys]
-    finished = any("error" not in line for line in lines)
+    results = read_results([folder]).of(keys)
     if json:
-        about = {"results": str(results.path), "cells": len(keys), "failed": failed}
-        print_json(about | ({"table": make_table(lines).to_dict()} if finished else {}))
-    elif finished:
-        print(render(make_table(lines)), end="")
+        about = {"results": str(file.path), "cells": len(keys), "failed": failed}
+        print_json(about | ({"table": make_table(results).to_dict()} if results.cells else {}))
+    elif results.cells:
+        print(render(make_table(results)), end="")
     for line in failed:
         print(f"failed: {line['method']} on {line['task']}, seed {line['seed']}: {line['error']}", file=sys.stderr)
     return 1 if failed else 0
@@ -86,8 +85,9 @@ def table(
 
 
 def _list(plan: Plan, folder: Path, as_json: bool) -> None:
-    lines = {line["key"]: line for line in read_results([folder])} if (folder / NAME).is_file() else {}
-    states = [_state(lines.get(cell.key)) for cell in plan.cells]
+    results = read_results([folder]) if (folder / NAME).is_file() else Results(())
+    known = {failure.key: "failed" for failure in results.failures} | {cell.key: "done" for cell in results.cells}
+    states = [known.get(cell.key, "to do") for cell in plan.cells]
     if as_json:
         rows = [{"cell": str(cell), "key": cell.key, "state": s} for cell, s in zip(plan.cells, states, strict=True)]
         print_json({"cells": rows})
@@ -95,9 +95,3 @@ def _list(plan: Plan, folder: Path, as_json: bool) -> None:
     for cell, state in zip(plan.cells, states, strict=True):
         print(f"{state:<8}{cell}")
     print(f"{states.count('done')} of {len(states)} cells done, {states.count('failed')} failed")
-
-
-def _state(line: dict[str, Any] | None) -> str:
-    if line is None:
-        return "to do"
-    return "failed" if "error" in line else "done"

@@ -25,7 +25,8 @@ from glora.find import Signal
 from glora.inference import adapter_of, open_adapter, open_classifier
 from glora.inference import predict as classify
 from glora.progress import SilentProgress
-from glora.report import RESULTS, write_bench_report, write_report
+from glora.report import write_bench_report, write_report
+from glora.results.file import NAME as RESULTS
 from glora.run import Run, share_supernet
 from glora.space import BiasPolicy
 from glora.strategies import Select, StrategyName

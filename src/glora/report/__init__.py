@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from glora.report.bench import write_bench_report
-from glora.report.cells import RESULTS
 from glora.report.page import write_report
 
-__all__ = ["RESULTS", "write_bench_report", "write_report"]
+__all__ = ["write_bench_report", "write_report"]

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from glora.errors import CheckpointError
 from glora.report import words
-from glora.report.cells import Bench, Cell, read_bench
 from glora.report.choices import choices
 from glora.report.curves import Series, costs, few_shot, interpolation, said
 from glora.report.page import render, write_page
-from glora.report.tally import Column, Row, Spread, Table, by_shots, labels, tables
+from glora.results.conditions import cautions
+from glora.results.file import NAME, read_results
+from glora.results.result import Failure, Result
+from glora.results.tally import Column, Row, Spread, Tally, labels, tallies
 from glora.structure import TENSORS
 
-__all__ = ["write_bench_report"]
+__all__ = ["by_shots", "latest", "tables", "write_bench_report"]
 
 
 def write_bench_report(folder: Path, out: Path | None = None) -> Path:
@@ -34,21 +38,47 @@ def write_bench_report(folder: Path, out: Path | None = None) -> Path:
     Raises:
         CheckpointError: if there are no results, or a line of them is damaged.
     """
-    target = Path(folder) / "report.html" if out is None else Path(out)
-    write_page(target, render("bench.html.jinja", _context(read_bench(Path(folder)))))
+    folder = Path(folder)
+    results = read_results([folder])
+    if not results.cells and not results.failures:
+        raise CheckpointError(f"{folder / NAME} holds no finished cell yet: `glora bench PLAN.yaml` makes them")
+    target = folder / "report.html" if out is None else Path(out)
+    write_page(target, render("bench.html.jinja", _context(folder, results.cells, results.failures)))
     return target
 
 
-def _context(bench: Bench) -> dict[str, Any]:
-    cells = bench.cells
+def latest(cells: Iterable[Result]) -> list[Result]:
+    """Of each place in the tables the last cell: one with other settings has been done in place of those before."""
+    return list({(c.protocol, c.shots, c.group, c.task, c.method, c.rank, c.seed): c for c in cells}.values())
+
+
+def tables(cells: Iterable[Result]) -> list[tuple[str, Tally]]:
+    """A table for each protocol that is no curve over shots, with its title."""
+    parts = tallies((cell for cell in cells if not cell.few_shot), lambda cell: (cell.protocol, cell.shots))
+    return [(_title(*part), tally) for part, tally in parts.items()]
+
+
+def by_shots(cells: Iterable[Result]) -> dict[int, Tally]:
+    """A table for each number of training images a class, fewest first."""
+    parts = tallies((cell for cell in cells if cell.few_shot), lambda cell: cell.shots or 0)
+    return dict(sorted(parts.items()))
+
+
+def _title(protocol: str, shots: int | None) -> str:
+    name = {"vtab": "VTAB-1k", "domain": "Domain generalisation", "": "Tasks"}.get(protocol, protocol)
+    return name if shots is None else f"{name}, {shots} {'image' if shots == 1 else 'images'} a class"
+
+
+def _context(folder: Path, done: Sequence[Result], failures: Sequence[Failure]) -> dict[str, Any]:
+    cells = latest(done)
     series = {method: number for number, method in enumerate(dict.fromkeys(cell.method for cell in cells))}
     parts, shots = tables(cells), by_shots(cells)
     compared = next((table for _, table in parts if table.averaged), None)
     return {
-        "title": bench.folder.resolve().name,
-        "subject": _subject(bench),
+        "title": folder.resolve().name,
+        "subject": _subject(cells),
         "headline": _headline(compared) if compared else "",
-        "cautions": _cautions(bench),
+        "cautions": [*cautions(cells), *_left_out(len(done) - len(cells), len(failures))],
         "series_count": max([len(series), *(len(tests) for cell in cells for tests in cell.alphas.values())]),
         "tables": [*(_shown(title, table) for title, table in parts), *([_shown_shots(shots)] if shots else [])],
         "costs": [
@@ -62,7 +92,7 @@ def _context(bench: Bench) -> dict[str, Any]:
         "shapeless": sum(cell.structure is not None and not cell.layers for cell in cells),
         "tensors": TENSORS,
         "conditions": _conditions(cells),
-        "failures": bench.failures,
+        "failures": failures,
         "facts": _facts(cells),
     }
 
@@ -72,8 +102,7 @@ def _entries(series: Series, methods: Iterable[str]) -> list[tuple[int, str]]:
     return [(series[method], method) for method in dict.fromkeys(methods)]
 
 
-def _subject(bench: Bench) -> str:
-    cells = bench.cells
+def _subject(cells: Sequence[Result]) -> str:
     parts = [
         _counted(len({cell.method for cell in cells}), "method"),
         _counted(len({cell.task for cell in cells}), "task"),
@@ -87,7 +116,7 @@ def _counted(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
-def _headline(table: Table) -> str:
+def _headline(table: Tally) -> str:
     """Who has the highest mean, by how much, and whether that is more than the seeds differ."""
     mean = table.mean_of_groups if table.grouped else table.mean_of_tasks
     found = [(score, name, row) for row, name in table.rows.items() if (score := mean(row)) is not None]
@@ -116,28 +145,9 @@ def _sizes(ends: Iterable[tuple[int, int]]) -> str:
     return _size((min(low), max(high)))
 
 
-def _cautions(bench: Bench) -> list[str]:
-    """Where cells differ in what a comparison must have in common."""
-    cells, found = bench.cells, []
-    for what, values in (
-        ("backbones", {cell.model for cell in cells}),
-        ("preprocessings", {cell.preprocessing for cell in cells}),
-        ("numbers of learning rates tried", {cell.trials for cell in cells}),
-        ("parts trained on", {cell.trained_on for cell in cells}),
-        ("versions of glora", {cell.versions.get("glora") for cell in cells}),
-    ):
-        if len(values) > 1:
-            found.append(f"The cells have {len(values)} different {what}: {', '.join(sorted(map(str, values)))}.")
-    splits: dict[tuple[str, int | None, int], set[str]] = {}
-    for cell in cells:
-        splits.setdefault((cell.task, cell.shots, cell.seed), set()).add(cell.split)
-    if unlike := sorted({task for (task, _, _), own in splits.items() if len(own) > 1}):
-        found.append(f"Methods were not given the same split of {', '.join(unlike)}.")
-    if bench.replaced:
-        found.append(f"{_counted(bench.replaced, 'cell')} left out for a later one with other settings.")
-    if bench.failures:
-        found.append(f"{_counted(len(bench.failures), 'cell')} not finished; they are listed below.")
-    return found
+def _left_out(replaced: int, failed: int) -> list[str]:
+    found = [f"{_counted(replaced, 'cell')} left out for a later one with other settings."] if replaced else []
+    return found + ([f"{_counted(failed, 'cell')} not finished; they are listed below."] if failed else [])
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,21 +159,19 @@ class _Entry:
     note: str = ""
 
 
-def _shown(title: str, table: Table) -> dict[str, Any]:
+def _shown(title: str, table: Tally) -> dict[str, Any]:
     """A table as text; the best of each column is marked."""
-    means = [table.mean_of_tasks] if table.averaged else []
-    means += [table.mean_of_groups] if table.grouped else []
-    heads = [f"mean of {len(table.columns)} tasks"] if table.averaged else []
-    heads += [f"mean of {len(table.groups)} groups"] if table.grouped else []
+    means = {f"mean of {len(table.columns)} tasks": table.mean_of_tasks} if table.averaged else {}
+    means |= {f"mean of {len(table.groups)} groups": table.mean_of_groups} if table.grouped else {}
     columns = [_marked([table.at(row, column) for row in table.rows]) for column in table.columns]
     lacking = [f"{n} missing" if (n := table.missing(row)) else "no seed has all" for row in table.rows]
-    averages = [_marked([mean(row) for row in table.rows], lacking) for mean in means]
+    averages = [_marked([mean(row) for row in table.rows], lacking) for mean in means.values()]
     groups = [(group, sum(column.group == group for column in table.columns)) for group in table.groups]
     return {
         "title": title,
         "groups": groups if any(group for group, _ in groups) else [],
         "heads": [_head(column, table.columns) for column in table.columns],
-        "means": heads,
+        "means": list(means),
         "rows": [
             {
                 "name": name,
@@ -176,10 +184,10 @@ def _shown(title: str, table: Table) -> dict[str, Any]:
     }
 
 
-def _shown_shots(tables: Mapping[int, Table]) -> dict[str, Any]:
+def _shown_shots(tables: Mapping[int, Tally]) -> dict[str, Any]:
     """One table of all numbers of shots: the mean of tasks for each."""
     names = labels(cell for table in tables.values() for cell in table.cells)
-    columns = [_marked([table.mean(row) for row in names]) for table in tables.values()]
+    columns = [_marked([table.mean_of_tasks(row) for row in names]) for table in tables.values()]
     sizes = [_sizes(t.parameters(row) for t in tables.values() if row in t.rows) for row in names]
     tasks = _counted(len({cell.task for table in tables.values() for cell in table.cells}), "task")
     return {
@@ -210,13 +218,13 @@ def _marked(scores: Sequence[Spread | None], lacking: Sequence[str] = ()) -> lis
     ]
 
 
-def _conditions(cells: Sequence[Cell]) -> list[tuple[str, ...]]:
+def _conditions(cells: Sequence[Result]) -> list[tuple[str, ...]]:
     """What each method was given and took, over all its cells."""
     names = labels(cells)
     return [(name, *_condition([c for c in cells if Row(c.method, c.rank) == row])) for row, name in names.items()]
 
 
-def _condition(cells: Sequence[Cell]) -> tuple[str, ...]:
+def _condition(cells: Sequence[Result]) -> tuple[str, ...]:
     seconds = [cell.seconds for cell in cells if cell.seconds is not None]
     memory = [cell.memory for cell in cells if cell.memory is not None]
     return (
@@ -235,7 +243,7 @@ def _listed(values: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(value for value in values if value)) or words.MISSING
 
 
-def _facts(cells: Sequence[Cell]) -> list[tuple[str, str]]:
+def _facts(cells: Sequence[Result]) -> list[tuple[str, str]]:
     """What it takes to repeat the bench; several values where cells differ."""
     versions: dict[str, list[str]] = {}
     for cell in cells:
@@ -243,7 +251,7 @@ def _facts(cells: Sequence[Cell]) -> list[tuple[str, str]]:
             versions.setdefault(name, []).append(str(version))
     facts = {
         "backbone": [cell.model for cell in cells],
-        "preprocessing": [cell.preprocessing for cell in cells],
+        "preprocessing": [json.dumps(cell.preprocessing, sort_keys=True) for cell in cells],
         "machine": [cell.machine for cell in cells],
         "seeds": [str(seed) for seed in sorted({cell.seed for cell in cells})],
         **versions,

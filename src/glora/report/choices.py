@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from glora.report import words
-from glora.report.cells import Cell
 from glora.report.chart import Axis, Chart
 from glora.report.figures import Figure, in_percent, layer_chart
 from glora.report.forms import KIND_NAMES, KINDS, LayerRow, blocks, kinds_used
-from glora.report.tally import Row, labels
+from glora.results.result import Result
+from glora.results.tally import Row, labels
 from glora.structure import TENSORS
 
 __all__ = ["Choices", "FormMap", "choices"]
@@ -43,9 +43,9 @@ class Choices:
     figures: tuple[Figure, ...]
 
 
-def choices(cells: Sequence[Cell]) -> list[Choices]:
+def choices(cells: Sequence[Result]) -> list[Choices]:
     """For every method whose structures differ from layer to layer; those without ``layers`` are left out."""
-    parts: dict[Row, list[Cell]] = {}
+    parts: dict[Row, list[Result]] = {}
     for cell in cells:
         if _found(cell):
             parts.setdefault(Row(cell.method, cell.rank), []).append(cell)
@@ -53,12 +53,12 @@ def choices(cells: Sequence[Cell]) -> list[Choices]:
     return [_choices(index, names[row], own) for index, (row, own) in enumerate(parts.items())]
 
 
-def _found(cell: Cell) -> bool:
+def _found(cell: Result) -> bool:
     structure = cell.structure
     return structure is not None and len({structure[layer.name] for layer in cell.layers}) > 1
 
 
-def _choices(index: int, method: str, cells: Sequence[Cell]) -> Choices:
+def _choices(index: int, method: str, cells: Sequence[Result]) -> Choices:
     rows = [_rows(cell) for cell in cells]
     used = kinds_used(row for own in rows for row in own)
     figures = (
@@ -72,21 +72,21 @@ def _choices(index: int, method: str, cells: Sequence[Cell]) -> Choices:
     return Choices(method, tuple(_maps(cells)), tuple(used), figures)
 
 
-def _rows(cell: Cell) -> list[LayerRow]:
+def _rows(cell: Result) -> list[LayerRow]:
     assert cell.structure is not None
     return [row for _, group in blocks(cell.layers, cell.structure) for row in group]
 
 
-def _task(cell: Cell) -> str:
+def _task(cell: Result) -> str:
     return cell.task if cell.shots is None else f"{cell.task}, {cell.shots} a class"
 
 
-def _maps(cells: Sequence[Cell]) -> list[FormMap]:
+def _maps(cells: Sequence[Result]) -> list[FormMap]:
     """A few tasks side by side, those that share the layers; of each the structure of its lowest seed."""
-    first: dict[str, Cell] = {}
+    first: dict[str, Result] = {}
     for cell in sorted(cells, key=lambda cell: cell.seed):
         first.setdefault(_task(cell), cell)
-    parts: dict[tuple[int, tuple[str, ...]], list[Cell]] = {}
+    parts: dict[tuple[int, tuple[str, ...]], list[Result]] = {}
     for task in dict.fromkeys(map(_task, cells)):
         cell = first[task]
         parts.setdefault((cell.seed, tuple(layer.name for layer in cell.layers)), []).append(cell)
@@ -101,21 +101,21 @@ def _maps(cells: Sequence[Cell]) -> list[FormMap]:
     ]
 
 
-def _even(cells: Sequence[Cell]) -> list[Sequence[Cell]]:
+def _even(cells: Sequence[Result]) -> list[Sequence[Result]]:
     """Parts of as equal a length as can be, of no more than fit beside each other on a page."""
     count = math.ceil(len(cells) / _BESIDE)
     ends = [round(len(cells) * part / count) for part in range(count + 1)]
     return [cells[start:end] for start, end in itertools.pairwise(ends)]
 
 
-def _groups(cells: Sequence[Cell], rows: Sequence[list[LayerRow]]) -> dict[str, list[list[LayerRow]]]:
+def _groups(cells: Sequence[Result], rows: Sequence[list[LayerRow]]) -> dict[str, list[list[LayerRow]]]:
     groups: dict[str, list[list[LayerRow]]] = {}
     for cell, own in zip(cells, rows, strict=True):
         groups.setdefault(cell.group, []).append(own)
     return groups
 
 
-def _tensor_shares(index: int, cells: Sequence[Cell], rows: Sequence[list[LayerRow]]) -> Figure:
+def _tensor_shares(index: int, cells: Sequence[Result], rows: Sequence[list[LayerRow]]) -> Figure:
     """A stacked bar a task: the share of the parameters that each tensor has, in the mean over the seeds."""
     by_task: dict[str, list[list[LayerRow]]] = defaultdict(list)
     for cell, own in zip(cells, rows, strict=True):
@@ -149,7 +149,7 @@ def _share(rows: Sequence[LayerRow], tensor: str) -> float:
     return sum(row.sizes[tensor] for row in rows) / max(1, sum(row.parameters for row in rows))
 
 
-def _layer_shares(index: int, cells: Sequence[Cell], rows: Sequence[list[LayerRow]]) -> list[Figure]:
+def _layer_shares(index: int, cells: Sequence[Result], rows: Sequence[list[LayerRow]]) -> list[Figure]:
     """Where tasks share the layers: the share of the parameters that each layer has, by tensor, in the mean."""
     if len({tuple(layer.name for layer in cell.layers) for cell in cells}) > 1:
         return []

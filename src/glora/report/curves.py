@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from glora.report import words
-from glora.report.cells import Cell
 from glora.report.chart import Axis, Chart
 from glora.report.figures import Figure, in_percent
-from glora.report.tally import Column, Row, Spread, Table, labels, spread
+from glora.results.result import Result
+from glora.results.tally import Column, Row, Spread, Tally, labels, spread
 
 __all__ = ["Series", "costs", "few_shot", "interpolation", "said"]
 
@@ -25,14 +26,14 @@ def said(found: Spread | None) -> str:
     return mean if found.deviation is None else f"{mean} ± {words.percent(found.deviation)}"
 
 
-def costs(key: str, table: Table, series: Series) -> list[Figure]:
+def costs(key: str, table: Tally, series: Series) -> list[Figure]:
     """Accuracy against parameters: the mean of tasks where it means something, then each column."""
     drawn = [_costs(f"{key}-mean", table, series)] if table.averaged else []
     drawn += [_costs(f"{key}-{index}", table, series, column) for index, column in enumerate(table.columns)]
     return [figure for figure in drawn if figure]
 
 
-def _costs(key: str, table: Table, series: Series, column: Column | None = None) -> Figure | None:
+def _costs(key: str, table: Tally, series: Series, column: Column | None = None) -> Figure | None:
     """A mark a row that has the column, or all of them for the mean of tasks."""
     scores = {row: table.mean_of_tasks(row) if column is None else table.at(row, column) for row in table.rows}
     points = [(row, table.mean_parameters(row, column), score) for row, score in scores.items() if score is not None]
@@ -57,10 +58,10 @@ def _costs(key: str, table: Table, series: Series, column: Column | None = None)
         chart.whisker(size, score.low, score.high, f"series-{number}")
         tip = f"{table.rows[row]}: {said(score)} % with {size:,.0f} parameters"
         chart.symbol((size, score.mean), number, tip, "front" if row in on_front else "")
-    where = named(column) if column else "the mean of all tasks"
+    where = column.label if column else "the mean of all tasks"
     return Figure(
         key=key,
-        title="The mean of all tasks" if column is None else named(column),
+        title="The mean of all tasks" if column is None else column.label,
         caption=_COST if column is None else "",
         svg=chart.svg(f"Accuracy against parameters of {len(points)} methods on {where}"),
         columns=("method", "parameters", "accuracy", "deviation", "seeds", "on the front"),
@@ -79,11 +80,6 @@ _COST = (
 )
 
 
-def named(column: Column) -> str:
-    """A column as a title."""
-    return column.task if column.test in ("test", "") else f"{column.task}, {column.test}"
-
-
 def _exact(score: Spread) -> tuple[str, str, str]:
     deviation = "" if score.deviation is None else f"{score.deviation:.4f}"
     return f"{score.mean:.4f}", deviation, str(score.seeds)
@@ -97,53 +93,71 @@ def _front(points: Iterable[tuple[Row, float, Spread]]) -> list[tuple[Row, float
     return front
 
 
-def few_shot(tables: Mapping[int, Table], series: Series) -> list[Figure]:
+def few_shot(tables: Mapping[int, Tally], series: Series) -> list[Figure]:
     """Accuracy over images a class: the mean of all tasks where there are several, and each task."""
     columns = list(dict.fromkeys(column for table in tables.values() for column in table.columns))
-    drawn = [_shots("mean", "The mean of all tasks", tables, series, Table.mean)] if len(columns) > 1 else []
+    drawn = [_shots("mean", "The mean of all tasks", tables, series, Tally.mean_of_tasks)] if len(columns) > 1 else []
     for index, column in enumerate(columns):
-        drawn.append(_shots(str(index), named(column), tables, series, _in(column)))
+        drawn.append(_shots(str(index), column.label, tables, series, _in(column)))
     return drawn
 
 
-def _in(column: Column) -> Callable[[Table, Row], Spread | None]:
+def _in(column: Column) -> Callable[[Tally, Row], Spread | None]:
     return lambda table, row: table.at(row, column)
 
 
 def _shots(
-    key: str, title: str, tables: Mapping[int, Table], series: Series, score: Callable[[Table, Row], Spread | None]
+    key: str, title: str, tables: Mapping[int, Tally], series: Series, score: Callable[[Tally, Row], Spread | None]
 ) -> Figure:
     names = labels(cell for table in tables.values() for cell in table.cells)
-    found = {
-        row: [(shots, one) for shots, table in tables.items() if (one := score(table, row)) is not None]
-        for row in names
-    }
-    edges = [end for own in found.values() for _, one in own for end in (one.low, one.high)]
+    curves = [
+        _Curve(
+            series[row.method],
+            name,
+            [(shots, one) for shots, table in tables.items() if (one := score(table, row)) is not None],
+        )
+        for row, name in names.items()
+    ]
     axis = Axis.fit("training images a class", list(tables), log=True)
-    chart = Chart(
-        replace(axis, named=tuple((float(shots), str(shots)) for shots in tables)),
-        Axis.fit("accuracy, %", edges, in_percent),
-    )
-    for row, own in found.items():
-        style = f"series-{series[row.method]}"
-        chart.band([(shots, one.low, one.high) for shots, one in own], style)
-        chart.line([(shots, one.mean) for shots, one in own], style)
-    for row, own in found.items():
-        for shots, one in own:
-            chart.symbol((shots, one.mean), series[row.method], f"{names[row]}, {shots} a class: {said(one)} %")
+    axis = replace(axis, named=tuple((float(shots), str(shots)) for shots in tables))
     return Figure(
         key=f"shots-{key}",
         title=title,
         caption="The band is one standard deviation over the seeds each way.",
-        svg=chart.svg(f"{title}: accuracy over {len(tables)} numbers of training images a class"),
+        svg=_banded(axis, curves, "a class").svg(
+            f"{title}: accuracy over {len(tables)} numbers of training images a class"
+        ),
         columns=("method", "images a class", "accuracy", "deviation", "seeds"),
-        rows=tuple((names[row], str(shots), *_exact(one)) for row, own in found.items() for shots, one in own),
+        rows=_points(curves),
     )
 
 
-def interpolation(cells: Sequence[Cell]) -> list[Figure]:
+class _Curve(NamedTuple):
+    series: int
+    name: str
+    points: list[tuple[float, Spread]]
+
+
+def _banded(axis: Axis, curves: Sequence[_Curve], what: str) -> Chart:
+    """Curves with a band of one deviation each way."""
+    edges = [end for curve in curves for _, one in curve.points for end in (one.low, one.high)]
+    chart = Chart(axis, Axis.fit("accuracy, %", edges, in_percent))
+    for number, _, points in curves:
+        chart.band([(x, one.low, one.high) for x, one in points], f"series-{number}")
+        chart.line([(x, one.mean) for x, one in points], f"series-{number}")
+    for number, name, points in curves:
+        for x, one in points:
+            chart.symbol((x, one.mean), number, f"{name}, {x:g} {what}: {said(one)} %")
+    return chart
+
+
+def _points(curves: Sequence[_Curve]) -> tuple[tuple[str, ...], ...]:
+    return tuple((curve.name, f"{x:g}", *_exact(one)) for curve in curves for x, one in curve.points)
+
+
+def interpolation(cells: Sequence[Result]) -> list[Figure]:
     """Accuracy of weights between the pretrained and the tuned ones: a figure a method and task, a series a test."""
-    parts: dict[tuple[str, str], list[Cell]] = {}
+    parts: dict[tuple[str, str], list[Result]] = {}
     names = labels(cells)
     for cell in cells:
         if cell.alphas:
@@ -151,34 +165,26 @@ def interpolation(cells: Sequence[Cell]) -> list[Figure]:
     return [_between(index, *part, own) for index, (part, own) in enumerate(parts.items())]
 
 
-def _between(index: int, method: str, task: str, cells: Sequence[Cell]) -> Figure:
+def _between(index: int, method: str, task: str, cells: Sequence[Result]) -> Figure:
     values: dict[str, dict[float, list[float]]] = {}
     for cell in cells:
         for alpha, tests in cell.alphas.items():
             for test, value in tests.items():
                 values.setdefault(test, {}).setdefault(alpha, []).append(value)
-    found = {
-        test: [(alpha, one) for alpha in sorted(own) if (one := spread(own[alpha])) is not None]
-        for test, own in values.items()
-    }
-    edges = [end for own in found.values() for _, one in own for end in (one.low, one.high)]
-    alphas = [alpha for own in found.values() for alpha, _ in own]
-    chart = Chart(
-        Axis.fit("weights: 0 pretrained, 1 tuned", alphas, pad=0.03), Axis.fit("accuracy, %", edges, in_percent)
-    )
-    for number, own in enumerate(found.values()):
-        chart.band([(alpha, one.low, one.high) for alpha, one in own], f"series-{number}")
-        chart.line([(alpha, one.mean) for alpha, one in own], f"series-{number}")
-    for number, (test, own) in enumerate(found.items()):
-        for alpha, one in own:
-            chart.symbol((alpha, one.mean), number, f"{test}, {alpha:g} of the way: {said(one)} %")
+    curves = [
+        _Curve(number, test, [(a, one) for a in sorted(own) if (one := spread(own[a])) is not None])
+        for number, (test, own) in enumerate(values.items())
+    ]
+    axis = Axis.fit("weights: 0 pretrained, 1 tuned", [x for curve in curves for x, _ in curve.points], pad=0.03)
     return Figure(
         key=f"between-{index}",
         title=f"{method}, trained on {task}",
         caption="Merged a part of the way. Where a curve falls to the right while another rises, tuning traded one "
         "set of images for the other.",
-        svg=chart.svg(f"{method} on {task}: accuracy over the share of the way from pretrained to tuned weights"),
+        svg=_banded(axis, curves, "of the way").svg(
+            f"{method} on {task}: accuracy over the share of the way from pretrained to tuned weights"
+        ),
         columns=("test", "share of the way", "accuracy", "deviation", "seeds"),
-        rows=tuple((test, f"{alpha:g}", *_exact(one)) for test, own in found.items() for alpha, one in own),
-        series=tuple(enumerate(found)),
+        rows=_points(curves),
+        series=tuple((curve.series, curve.name) for curve in curves),
     )

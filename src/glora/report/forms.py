@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from glora.report.read import Layer
+from glora.results.result import Layer
 from glora.shapes import BlockShape
 from glora.structure import PARTS, TENSORS, Form, Structure
 

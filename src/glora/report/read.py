@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glora.errors import CheckpointError, StructureError
+from glora.errors import CheckpointError
 from glora.evidence import Gain
-from glora.report.fields import Fields, lines, parse, read_text, shown
-from glora.shapes import BlockShape, LayerShape, Shape
+from glora.fields import Fields, lines, parse, read_text, shown
+from glora.results.result import Layer, read_layer, read_structure
 from glora.structure import Structure
 
 __all__ = [
@@ -19,27 +19,16 @@ __all__ = [
     "Chosen",
     "Data",
     "Epoch",
-    "Layer",
     "Metrics",
     "Result",
     "Run",
     "Search",
     "Tau",
-    "read_layer",
     "read_run",
 ]
 
 _SEARCH_FORMAT = 3
 FILES = ("structure.json", "search.jsonl", "train.jsonl", "metrics.json", "config.yaml")
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """One adapted layer, or block that may have a prompt or an adapter, in the model's order."""
-
-    name: str
-    shape: Shape
-    kind: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +187,7 @@ def _candidate(fields: Fields) -> Candidate:
         size=fields.integer("size"),
         accuracy=fields.number("accuracy", math.nan),
         loss=fields.number("loss", math.nan),
-        bound=Fields(fields.mapping("bound"), f"{fields.where}, 'bound'").number("accuracy", math.nan),
+        bound=fields.inside("bound").number("accuracy", math.nan),
     )
 
 
@@ -208,37 +197,21 @@ def _chosen(path: Path) -> Chosen | None:
     fields = parse(read_text(path), str(path))
     fields.check_format()
     best = Fields(fields.mapping("best") | fields.mapping("soup"), f"{path}, 'best'")
-    layers = tuple(
-        read_layer(Fields(item, f"{path}, {key!r}")) for key in ("layers", "blocks") for item in fields.items(key)
-    )
-    try:
-        structure = Structure(best.mapping("structure"))
-    except (StructureError, TypeError, AttributeError) as error:
-        raise best.error(f"not a structure ({error})") from error
-    if unknown := set(structure) - {layer.name for layer in layers}:
-        raise best.error(f"names {min(unknown)!r}, which is not among its 'layers' and 'blocks'")
+    layers = tuple(read_layer(item) for key in ("layers", "blocks") for item in fields.each(key))
     span = fields.items("range")
     if span and (len(span) != 2 or not all(isinstance(size, int) for size in span)):
         raise fields.error(f"'range' is {shown(span)}, not two whole numbers")
     return Chosen(
         best=_candidate(best),
-        structure=structure,
-        front=tuple(_candidate(Fields(item, f"{path}, 'front'")) for item in fields.items("front")),
+        structure=read_structure(best, layers),
+        front=tuple(map(_candidate, fields.each("front"))),
         layers=layers,
         space=fields.mapping("space"),
         budget=fields.integer("budget", None),
         range=(span[0], span[1]) if span else None,
-        soup_of=len(Fields(fields.mapping("soup"), f"{path}, 'soup'").items("weights")),
+        soup_of=len(fields.inside("soup").items("weights")),
         no_worse=len(fields.items("ties")),
     )
-
-
-def read_layer(fields: Fields) -> Layer:
-    """A layer, or the block of a hybrid, as ``structure.json`` has it."""
-    if (width := fields.integer("width", None)) is not None:
-        return Layer(fields.text("name", ...), BlockShape(width), "block")
-    shape = LayerShape(fields.integer("out"), fields.integer("in"), has_bias=fields.boolean("bias") is not False)
-    return Layer(fields.text("name", ...), shape, fields.text("kind"))
 
 
 def _search(path: Path) -> Search | None:
@@ -270,33 +243,32 @@ def _metrics(path: Path) -> Metrics | None:
         return None
     fields = parse(read_text(path), str(path))
     fields.check_format()
-    verification = Fields(fields.mapping("verification"), f"{path}, 'verification'")
+    verification = fields.inside("verification")
     return Metrics(
         title=fields.text("title"),
         backbone=fields.text("backbone"),
         backbone_source=fields.text("backbone_source"),
-        data=_data(Fields(fields.mapping("data"), f"{path}, 'data'")) if fields.mapping("data") else None,
+        data=_data(fields.inside("data")) if fields.mapping("data") else None,
         machine=fields.text("machine"),
         versions=fields.mapping("versions"),
         seed=fields.integer("seed", None),
         head_size=fields.integer("head_size", None),
         seconds=fields.numbers("seconds"),
-        table=tuple(_result(Fields(item, f"{path}, 'table'")) for item in fields.items("table")),
+        table=tuple(map(_result, fields.each("table"))),
         effort=fields.numbers("search"),
         max_difference=verification.number("max_difference", None),
         verified_on=verification.integer("batch", None),
         same_predictions=verification.boolean("same_predictions"),
         command=fields.text("command"),
         verdict=fields.text("verdict"),
-        gains=tuple(_gains(Fields(fields.mapping("gains"), f"{path}, 'gains'"))),
-        tau=_tau(Fields(fields.mapping("tau"), f"{path}, 'tau'")) if fields.mapping("tau") else None,
+        gains=tuple(_gains(fields.inside("gains"))),
+        tau=_tau(fields.inside("tau")) if fields.mapping("tau") else None,
     )
 
 
 def _gains(fields: Fields) -> Iterator[tuple[str, Gain]]:
     for part in ("val", "test"):
-        for item in fields.items(part):
-            one = Fields(item, f"{fields.where}, {part!r}")
+        for one in fields.each(part):
             difference, low, high = (one.number(name) for name in ("difference", "low", "high"))
             yield part, Gain(one.text("over", ...), difference, low, high, one.integer("images"))
 

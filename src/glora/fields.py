@@ -17,20 +17,25 @@ MEND = "the file is damaged: delete it and repeat the step that makes it"
 
 
 class Fields:
-    """A JSON object whose entries are read with a check; ``where`` opens the messages (final).
+    """A JSON object whose entries are read with a check (final).
 
     An entry that is null counts as missing: it is the default, or an error where there is none.
+
+    Args:
+        value: the object.
+        where: opens the messages.
+        mend: ends them.
     """
 
-    def __init__(self, value: Any, where: str) -> None:
-        self.where = where
+    def __init__(self, value: Any, where: str, mend: str = MEND) -> None:
+        self.where, self._mend = where, mend
         if not isinstance(value, dict):
             raise self.error(f"expected an object, found {shown(value)}")
         self._value = value
 
     def error(self, what: str) -> CheckpointError:
         """The error that says what is wrong here."""
-        return CheckpointError(f"{self.where}: {what}; {MEND}")
+        return CheckpointError(f"{self.where}: {what}; {self._mend}")
 
     def _get(self, key: str, kinds: tuple[type, ...], what: str, default: Any) -> Any:
         value = self._value.get(key)
@@ -55,6 +60,13 @@ class Fields:
         value = self._get(key, (int, float), "a number", default)
         return value if value is None else float(value)
 
+    def share(self, key: str, default: Any = ...) -> Any:
+        """A number from 0 to 1."""
+        value = self.number(key, default)
+        if value is not None and not 0 <= value <= 1:
+            raise self.error(f"{key!r} is {shown(value)}, no share from 0 to 1")
+        return value
+
     def boolean(self, key: str) -> bool | None:
         """True, false or None."""
         value: bool | None = self._get(key, (bool,), "true or false", None)
@@ -70,19 +82,22 @@ class Fields:
         value: dict[str, Any] = self._get(key, (dict,), "an object", {})
         return value
 
+    def inside(self, key: str) -> Fields:
+        """The fields of an object, none if missing."""
+        return Fields(self.mapping(key), f"{self.where}, {key!r}", self._mend)
+
+    def each(self, key: str) -> list[Fields]:
+        """The fields of the objects of a list, which is empty if missing."""
+        return [Fields(item, f"{self.where}, {key!r}", self._mend) for item in self.items(key)]
+
     def numbers(self, key: str) -> dict[str, float]:
         """An object of numbers; NaN for those that are null."""
-        inner = Fields(self.mapping(key), f"{self.where}, {key!r}")
+        inner = self.inside(key)
         return {name: inner.number(name, math.nan) for name in inner.names()}
 
     def names(self) -> list[str]:
         """The names of the entries, in order."""
         return list(self._value)
-
-    def plain(self, key: str) -> str:
-        """Any value as one text, the same for equal values."""
-        value = self._value.get(key)
-        return value if isinstance(value, str) else "" if value is None else json.dumps(value, sort_keys=True)
 
     def check_format(self, wanted: int = FORMAT) -> None:
         """Raise CheckpointError for a format that is not read here."""
@@ -102,35 +117,39 @@ def read_text(path: Path) -> str:
     Raises:
         CheckpointError: if it cannot be read as UTF-8.
     """
-    if not path.is_file():
-        return ""
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return _content(path).decode("utf-8")
+    except UnicodeDecodeError as error:
         raise CheckpointError(f"{path}: cannot be read as UTF-8 text: {error}") from error
 
 
-def parse(text: str, where: str) -> Fields:
+def parse(text: str | bytes, where: str, mend: str = MEND) -> Fields:
     """The JSON object that a text holds.
 
     Raises:
         CheckpointError: if it holds something else.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(text if isinstance(text, str) else text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{where}: not JSON ({error}); {MEND}") from error
-    return Fields(value, where)
+        raise CheckpointError(f"{where}: not JSON ({error}); {mend}") from error
+    return Fields(value, where, mend)
 
 
-def lines(path: Path) -> Iterator[Fields]:
+def lines(path: Path, mend: str = MEND) -> Iterator[Fields]:
     """The JSON objects of a file of lines, none if there is no file.
 
     Raises:
         CheckpointError: naming the line that holds something else.
     """
-    text = read_text(path)
     # A line is appended in one go, so only a last one without its newline can be half written: a stage was killed.
-    whole = text[: text.rfind("\n") + 1]
-    for number, line in enumerate(whole.split("\n")[:-1], start=1):
-        yield parse(line, f"{path}, line {number}")
+    whole, _, _ = _content(path).rpartition(b"\n")
+    for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
+        yield parse(line, f"{path}, line {number}", mend)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes() if path.is_file() else b""
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
