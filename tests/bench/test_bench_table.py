@@ -16,6 +16,7 @@ from glora.bench import published_rows, render
 from glora.bench.statistics import critical_difference, difference, mean_ranks
 from glora.errors import CheckpointError, ConfigError, DataError
 from glora.results.file import read_results
+from glora.results.tally import Tally
 from small_run import call
 
 
@@ -257,3 +258,34 @@ def test_an_average_is_over_the_seeds_that_have_every_task() -> None:
     assert (rows(table)["good"].task_mean, rows(table)["good"].rank) == (None, None)
     assert rows(table)["fair"].rank.value == 1
     assert "warning: good has no seed with a result on all 3 tasks: no average, no rank" in table.notes
+
+
+def test_a_method_that_lacks_a_task_comes_last_and_is_compared_where_it_can_be() -> None:
+    lines = [
+        result(method, task, 0, accuracy)
+        for method, scores in {
+            "a": {"svhn": 0.9, "dtd": 0.9},
+            "b": {"svhn": 0.5, "dtd": 0.5, "kitti": 0.1},
+            "c": {"svhn": 0.6, "dtd": 0.4, "kitti": 0.3},
+        }.items()
+        for task, accuracy in scores.items()
+    ]
+    table = table_of(lines, "b")
+    assert [row.name for row in table.rows] == ["c", "b", "a"]  # though the figures of a are the best
+    assert rows(table)["a"].gap.value == pytest.approx(0.4)  # over the two tasks that both have
+    assert rows(table)["c"].gap.value == pytest.approx((0.1 - 0.1 + 0.2) / 3)
+
+
+def test_seeds_share_a_split_unless_each_draws_its_own_few_images() -> None:
+    def cautions(shots: int | None) -> str:
+        return "\n".join(table_of([{**line, "split": str(line["seed"])} for line in results(shots=shots)]).notes)
+
+    assert "not given the same split of dtd, kitti, svhn" in cautions(None)
+    assert "split" not in cautions(4)
+
+
+def test_columns_stand_by_group_whatever_the_order_of_results() -> None:
+    lines = [result("a", task, 0, 0.5) for task in ("svhn", "kitti", "dtd")]
+    assert [column.label for column in table_of(lines).columns] == ["dtd", "svhn", "kitti"]
+    tally = Tally(read(lines).cells)
+    assert [column.label for column in tally.columns] == ["svhn", "dtd", "kitti"]

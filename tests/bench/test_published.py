@@ -6,6 +6,7 @@ import csv
 import io
 import statistics
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +127,13 @@ def test_what_a_bench_of_all_tasks_does_otherwise_is_said(changes: dict[str, Any
     plain, other = (table_of(planned(**c), published=published_rows("vtab")).notes for c in ({}, changes))
     assert not [note for note in plain if note.startswith(f"warning: {said}")]
     assert [note for note in other if note.startswith(f"warning: {said}")]
+
+
+def test_a_published_row_that_lacks_a_task_of_ours_has_figures_and_no_average() -> None:
+    row = published_rows("vtab")[0]
+    less = replace(row, accuracies={task: one for task, one in row.accuracies.items() if task != "dtd"})
+    table = table_of(results(), published=[row, less])
+    whole, lacking = table.rows[-2:]
+    assert whole.task_mean == pytest.approx(statistics.mean(row.accuracies[task] for task in ("dtd", "svhn", "kitti")))
+    assert (lacking.figures[0], lacking.group_mean, lacking.task_mean) == (None, None, None)
+    assert lacking.figures[1:] == whole.figures[1:]
