@@ -1,10 +1,11 @@
 """Does a search find a better structure than any fixed one? Test accuracy on six tasks, all at the same effort.
 
 Every method has the same budget of adapter parameters (147,456: LoRA of rank 2 on all linear layers of DINOv2-small, or
-low-rank A, C and D vectors at rank 1), the same number of training steps, batches and schedule, and every search the
-same number of evaluations. Whatever is chosen is chosen on the 200 validation images; the 1,000 test images are looked
-at once per result. Results are lines of a JSON-lines file (--cells), so that a run that was stopped goes on; two
-processes may share it if they have different --tasks. `--table` prints what is there already and runs nothing.
+low-rank A, C and D vectors at rank 1), the same number of training steps, batches and schedule, the same learning
+rates to choose from, and every search the same number of evaluations. Whatever is chosen, the rate included, is chosen
+on the 200 validation images; the 1,000 test images are scored once per result. Results are lines of a JSON-lines file
+(--cells), so that a run that was stopped goes on; two processes may share it if they have different --tasks. `--table`
+prints what is there already and runs nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,16 +43,17 @@ FIXED = {
     ),
 }
 SUBNETS = 5
+SUPERNET_LR = 1e-3  # that of balanced gains
 RANDOM, EVOLUTION = f"random subnets, mean of {SUBNETS}", "the authors' evolution"
 CONTROL, OURS = "ours, with a random structure of that size", "ours"
 METHODS = (*FIXED, RANDOM, EVOLUTION, CONTROL, OURS)
 
 
 class Bench:
-    """One task and seed: what all methods start from, and how each comes to its result."""
+    """One task, seed and learning rate: what all methods start from, and how each comes to its result."""
 
-    def __init__(self, task: Task, seed: int, given: Any) -> None:
-        self.task, self.seed, self.given = task, seed, given
+    def __init__(self, task: Task, seed: int, lr: float, given: Any) -> None:
+        self.task, self.seed, self.lr, self.given = task, seed, lr, given
         self.folder = given.data.parent / "supernets"
 
     def __call__(self, method: str) -> dict[str, Any]:
@@ -60,7 +61,7 @@ class Bench:
         began = time.perf_counter()
         if method in FIXED:
             net = self.task.net(FIXED[method])
-            self.train(net, self.given.epochs)
+            self.train(net, self.given.epochs, self.lr)
             found = self.score(net, net.active)
         elif method == RANDOM:
             found = self.random()
@@ -70,17 +71,18 @@ class Bench:
             found = self.ours(searched=method == OURS)
         return {**found, "seconds": round(time.perf_counter() - began, 1)}
 
-    def train(self, net: GLoRAModel, epochs: int) -> None:
+    def train(self, net: GLoRAModel, epochs: int, lr: float) -> None:
         """Train on the 800 images."""
-        glora.train_supernet(net, self.task.data.train, None, settings(epochs, self.seed))
+        glora.train_supernet(net, self.task.data.train, None, settings(epochs, self.seed, lr=lr))
 
-    def supernet(self, space: SearchSpace, epochs: int) -> GLoRAModel:
+    def supernet(self, space: SearchSpace, epochs: int, lr: float) -> GLoRAModel:
         """A trained supernet; the same one for all that ask for the same training."""
         net = self.task.net(space)
         kind = "paper" if space is PAPER else "finer"
-        path = self.folder / f"{self.task.name} {self.task.size} seed {self.seed} {kind} {epochs}.safetensors"
+        name = f"{self.task.name} {self.task.size} seed {self.seed} {kind} {epochs} lr {lr:g}.safetensors"
+        path = self.folder / name
         if not path.is_file():
-            self.train(net, epochs)
+            self.train(net, epochs, lr)
             path.parent.mkdir(parents=True, exist_ok=True)
             save_supernet(net, path)
         load_supernet(net, path)
@@ -101,7 +103,7 @@ class Bench:
 
     def random(self) -> dict[str, Any]:
         """Subnets that nobody has chosen, with inherited weights."""
-        net, generator = self.supernet(PAPER, self.given.epochs), random.Random(f"random {self.seed}")
+        net, generator = self.supernet(PAPER, self.given.epochs, self.lr), random.Random(f"random {self.seed}")
         scores = [self.score(net, legal_sample(net.bound, BUDGET, generator)) for _ in range(SUBNETS)]
         return {key: statistics.mean(score[key] for score in scores) for key in ("size", "val", "test")}
 
@@ -120,23 +122,25 @@ class Bench:
 
     def evolved(self) -> dict[str, Any]:
         """The paper's procedure: a supernet of random structures, evolution by accuracy, inherited weights."""
-        net = self.supernet(PAPER, self.given.epochs)
+        net = self.supernet(PAPER, self.given.epochs, self.lr)
         found = self.search(net)
         return self.score(net, found.best) | {"structure": found.best.to_dict(), "effort": found.effort}
 
     def ours(self, searched: bool) -> dict[str, Any]:
-        """A third of the steps for a supernet with finer ranks, the surrogate by loss, the rest for what it found."""
+        """A third of the steps for a supernet with finer ranks, the surrogate by loss, the rest for what it found.
+
+        The supernet and its search are the same for all learning rates, which are those of what was found.
+        """
         short = self.given.epochs // 3
-        net = self.supernet(FINER, short)
-        if searched:
-            structure = self.search(net, strategy="surrogate", fitness="loss").best
-        else:
-            structure = self.control(net)
-        path = self.folder / f"{self.task.name} {self.task.size} seed {self.seed} {searched}.safetensors"
-        net.save(path, structure)
+        kind = f"{'ours' if searched else 'control'} {short} of {self.given.evaluations}"
+        path = self.folder / f"{self.task.name} {self.task.size} seed {self.seed} {kind}.safetensors"
+        if not path.is_file():
+            net = self.supernet(FINER, short, SUPERNET_LR)
+            found = self.search(net, strategy="surrogate", fitness="loss").best if searched else self.control(net)
+            net.save(path, found)
         tuned = glora.load(self.task.backbone().model, path)
-        self.train(tuned, self.given.epochs - short)
-        return self.score(tuned, tuned.active) | {"structure": structure.to_dict()}
+        self.train(tuned, self.given.epochs - short, self.lr)
+        return self.score(tuned, tuned.active) | {"structure": tuned.active.to_dict()}
 
     def control(self, net: GLoRAModel) -> Structure:
         """A random structure of at least 95 % of the budget, so that it has no more to lack than luck."""
@@ -157,24 +161,29 @@ def interval(differences: np.ndarray[Any, Any], draws: int = 10_000) -> tuple[fl
     return float(low), float(high)
 
 
-def table(cells: Cells, key: Callable[[str, int, str], str], tasks: list[str], seeds: list[int]) -> None:
-    """Test accuracy by method and task; and what ours gains on each."""
+def chosen(cells: Cells, keys: list[str]) -> dict[str, Any]:
+    """The best of a method's learning rates on the validation images, if all have been tried."""
+    tried = [cells.found[key] for key in keys if key in cells.found]
+    return max(tried, key=lambda cell: cell["val"]) if len(tried) == len(keys) else {}
+
+
+def table(found: dict[str, list[list[dict[str, Any]]]], tasks: list[str]) -> None:
+    """Test accuracy by method and task, from the cells of each method by tasks and seeds; and what ours gains."""
     figures = {
-        method: np.array([[cells.found.get(key(t, s, method), {}).get("test", np.nan) for s in seeds] for t in tasks])
-        for method in METHODS
+        method: np.array([[cell.get("test", np.nan) for cell in row] for row in rows]) for method, rows in found.items()
     }
-    rows = []
+    lines = []
     for method, values in figures.items():
-        there = [cells.found[key(t, s, method)] for t in tasks for s in seeds if key(t, s, method) in cells.found]
-        sizes = [cell["size"] for cell in there]
-        means = 100 * np.nanmean(values, axis=1)
-        spread = 100 * np.nanstd(values, axis=1)
-        by_task = [f"{m:.1f} ± {d:.1f}" if len(seeds) > 1 else f"{m:.1f}" for m, d in zip(means, spread, strict=True)]
+        sizes = [cell["size"] for row in found[method] for cell in row if cell]
+        means, spread = 100 * values.mean(axis=1), 100 * values.std(axis=1)
+        by_task = [
+            f"{m:.1f} ± {d:.1f}" if values.shape[1] > 1 else f"{m:.1f}" for m, d in zip(means, spread, strict=True)
+        ]
         gain = "" if method == OURS else _gain(figures[OURS] - values)
         size = f"{statistics.mean(sizes):,.0f}" if sizes else ""
-        rows.append([method, size, *by_task, f"{means.mean():.1f}", gain])
+        lines.append([method, size, *by_task, f"{means.mean():.1f}", gain])
     columns = ["method", "parameters", *tasks, "mean", "ours gains (95 %)"]
-    show(f"test accuracy in %, {len(seeds)} seeds", columns, rows)
+    show(f"test accuracy in %, {values.shape[1]} seeds", columns, lines)
 
 
 def _gain(differences: np.ndarray[Any, Any]) -> str:
@@ -192,6 +201,7 @@ def main() -> None:
     arguments.add_argument("--data", type=Path, default=Path("runs/data"), help="where the tasks are, or are made")
     arguments.add_argument("--size", type=int, default=56)
     arguments.add_argument("--epochs", type=int, default=12)
+    arguments.add_argument("--lr", type=float, nargs="+", default=[1e-3, 3e-3], help="to choose from on validation")
     arguments.add_argument("--evaluations", type=int, default=120)
     arguments.add_argument("--cells", type=Path, default=RESULTS / "procedures.jsonl")
     arguments.add_argument("--one-thread", action="store_true")
@@ -204,15 +214,24 @@ def main() -> None:
         one_thread()
     cells = Cells(given.cells)
 
-    def key(task: str, seed: int, method: str) -> str:
-        return f"{task}, {given.size} px, {given.epochs} epochs, {given.evaluations} evaluations, seed {seed}: {method}"
+    def key(task: str, seed: int, method: str, lr: float) -> str:
+        effort = f"{given.epochs} epochs, {given.evaluations} evaluations"
+        return f"{task}, {given.size} px, {effort}, lr {lr:g}, seed {seed}: {method}"
 
     for seed in [] if given.table else given.seeds:
         for name in given.tasks:
-            bench = Bench(Task(name, given.data, given.size), seed, given)
+            task = Task(name, given.data, given.size)
             for method in given.methods:
-                cells(key(name, seed, method), partial(bench, method))
-    table(cells, key, given.tasks, given.seeds)
+                for lr in given.lr:
+                    cells(key(name, seed, method, lr), partial(Bench(task, seed, lr, given), method))
+    found = {
+        method: [
+            [chosen(cells, [key(task, seed, method, lr) for lr in given.lr]) for seed in given.seeds]
+            for task in given.tasks
+        ]
+        for method in METHODS
+    }
+    table(found, given.tasks)
     save(given.out, " ".join(["python", *sys.argv]), given.device, list(cells.found.values()))
 
 
