@@ -1,11 +1,11 @@
 """Does a search find a better structure than any fixed one? Test accuracy on six tasks, all at the same effort.
 
 Every method has the same budget of adapter parameters (147,456: LoRA of rank 2 on all linear layers of DINOv2-small, or
-low-rank A, C and D vectors at rank 1), the same number of training steps, batches and schedule, the same learning
-rates to choose from, and every search the same number of evaluations. Whatever is chosen, the rate included, is chosen
-on the 200 validation images; the 1,000 test images are scored once per result. Results are lines of a JSON-lines file
-(--cells), so that a run that was stopped goes on; two processes may share it if they have different --tasks. `--table`
-prints what is there already and runs nothing.
+low-rank A, C and D vectors at rank 1), the same number of training steps, batches and schedule, and every search the
+same number of evaluations; fixed structures have two learning rates to choose from, the others one. Whatever is chosen,
+the rate included, is chosen on the 200 validation images; the 1,000 test images are scored once per result. Results are
+lines of a JSON-lines file (--cells), so that a run that was stopped goes on; two processes may share it if they have
+different --tasks. `--table` prints what is there already and runs nothing.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ SUPERNET_LR = 1e-3  # that of balanced gains
 RANDOM, EVOLUTION = f"random subnets, mean of {SUBNETS}", "the authors' evolution"
 CONTROL, OURS = "ours, with a random structure of that size", "ours"
 METHODS = (*FIXED, RANDOM, EVOLUTION, CONTROL, OURS)
+# Ours fine-tunes at the rate that was best on other drawings of two of the tasks; fixed structures have two to choose.
+RATES = {**dict.fromkeys(FIXED, (1e-3, 3e-3)), RANDOM: (1e-3,), EVOLUTION: (1e-3,), CONTROL: (3e-3,), OURS: (3e-3,)}
 
 
 class Bench:
@@ -201,7 +203,6 @@ def main() -> None:
     arguments.add_argument("--data", type=Path, default=Path("runs/data"), help="where the tasks are, or are made")
     arguments.add_argument("--size", type=int, default=56)
     arguments.add_argument("--epochs", type=int, default=12)
-    arguments.add_argument("--lr", type=float, nargs="+", default=[1e-3, 3e-3], help="to choose from on validation")
     arguments.add_argument("--evaluations", type=int, default=120)
     arguments.add_argument("--cells", type=Path, default=RESULTS / "procedures.jsonl")
     arguments.add_argument("--one-thread", action="store_true")
@@ -222,11 +223,11 @@ def main() -> None:
         for name in given.tasks:
             task = Task(name, given.data, given.size)
             for method in given.methods:
-                for lr in given.lr:
+                for lr in RATES[method]:
                     cells(key(name, seed, method, lr), partial(Bench(task, seed, lr, given), method))
     found = {
         method: [
-            [chosen(cells, [key(task, seed, method, lr) for lr in given.lr]) for seed in given.seeds]
+            [chosen(cells, [key(task, seed, method, lr) for lr in RATES[method]]) for seed in given.seeds]
             for task in given.tasks
         ]
         for method in METHODS

@@ -16,7 +16,6 @@ from glora import SearchSpace, TrainSettings
 from glora.backbones import Backbone, load_backbone
 from glora.data import LabelledData, Preprocessing, label_data, list_data
 from glora.data.made import make_data
-from glora.gains import GainPolicy
 from glora.model import GLoRAModel
 
 TASKS = ("dsprites_loc", "dsprites_ori", "scene_count", "object_azimuth", "textures", "fashion")
@@ -65,9 +64,9 @@ class Task:
         """A fresh one."""
         return load_backbone("offline/dinov2-small", num_classes=self._classes, size=self.size)
 
-    def net(self, space: SearchSpace, gains: GainPolicy | dict[str, dict[str, float]] = "balanced") -> GLoRAModel:
+    def net(self, space: SearchSpace, **how: Any) -> GLoRAModel:
         """A fresh one, adapted."""
-        return glora.adapt(self.backbone().model, space, gains=gains)
+        return glora.adapt(self.backbone().model, space, **how)
 
 
 def settings(epochs: int, seed: int, **more: Any) -> TrainSettings:

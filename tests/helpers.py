@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from glora import GLoRAModel, SearchSpace
 from glora.layers import AdaptedLayer, AdaptedLinear, Scratch
 from glora.structure import TENSORS, Form, LayerStructure
+from glora.support import Storage
 
 RANK = 3
 # All forms of the paper's space, the multiplicative A, and a rank below that of the storage.
@@ -40,9 +41,12 @@ def linear(out: int, into: int, bias: bool = True, dtype: torch.dtype = torch.fl
 
 
 def adapted(
-    module: nn.Linear, forms: Mapping[str, tuple[Form, ...]] = FORMS, gains: Mapping[str, float] | None = None
+    module: nn.Linear,
+    forms: Mapping[str, tuple[Form, ...]] = FORMS,
+    gains: Mapping[str, float] | None = None,
+    storage: Storage = "separate",
 ) -> AdaptedLinear:
-    return AdaptedLinear(module, forms, gains or {}, Scratch())
+    return AdaptedLinear(module, forms, gains or {}, Scratch(), storage=storage)
 
 
 def random_gains(seed: int) -> dict[str, float]:

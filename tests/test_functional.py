@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from glora.functional import LowRank, Multiplicative, Values, effective_bias, effective_weight
+from glora.support import Storage
 from helpers import RANK, adapted, layer_structures, linear, random_gains, randomise, storage
 from oracles import dense
 
@@ -57,9 +58,10 @@ def test_a_missing_bias_counts_as_zero() -> None:
 
 @pytest.mark.parametrize("written", [False, True], ids=["new", "out"])
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
-def test_all_forms_agree_with_the_dense_equation(bias: bool, written: bool) -> None:
+@pytest.mark.parametrize("kept", ["separate", "shared"])
+def test_all_forms_agree_with_the_dense_equation(kept: Storage, bias: bool, written: bool) -> None:
     for out, into in ((4, 3), (1, 3), (3, 1)):
-        layer = adapted(linear(out, into, bias), gains=random_gains(0))
+        layer = adapted(linear(out, into, bias), gains=random_gains(0), storage=kept)
         randomise(layer)
         frozen = layer.weight.clone()
         for structure in layer_structures(bias=bias):

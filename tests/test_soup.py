@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("single_threaded")
 
 X = torch.randn(40, 6, generator=torch.Generator().manual_seed(1))
 SIZES = {"first": (8, 6), "second": (5, 8)}
-# Every form, two ranks that share storage, and C low-rank.
+# Every form, two ranks that share factors, and C low-rank.
 SPACE = SearchSpace(
     3,
     A=["rank-3", "rank-1", "vector", "scalar", "none"],
@@ -86,13 +86,13 @@ def logits(net: GLoRAModel, soup: Soup) -> Tensor:
 @pytest.mark.parametrize(
     "space", [SPACE, SearchSpace(2), SearchSpace.paper(3), MUL], ids=["all", "default", "paper", "mul"]
 )
-@pytest.mark.parametrize("gains", ["balanced", "paper"])
+@pytest.mark.parametrize(("gains", "storage"), [("balanced", "separate"), ("paper", "shared")])
 @given(count=st.integers(1, 5), seed=st.integers(0, 10**6))
 @settings(max_examples=15, deadline=None)
 def test_a_soup_is_the_mean_of_its_subnets_merged_weights(
-    space: SearchSpace, gains: str, count: int, seed: int
+    space: SearchSpace, gains: str, storage: str, count: int, seed: int
 ) -> None:
-    net = net_of(space, gains=gains)
+    net = net_of(space, gains=gains, storage=storage)
     soup = soup_of(net, count, seed)
     wanted = logits(net, soup)
     poured = pour(net, soup, backbone())

@@ -1,4 +1,4 @@
-"""The shared storage: what is allocated, how it starts, and that all forms read the same numbers."""
+"""The storage: what is allocated, how it starts, and that forms read the same numbers where they share it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from glora.errors import StructureError
 from glora.functional import LowRank, Multiplicative
 from glora.shapes import LayerShape
 from glora.structure import TENSORS, Form, LayerStructure
-from glora.support import SupportTensors, read_form, slice_down, storage
+from glora.support import Storage, SupportTensors, read_form, sizes_of, slice_down
 from helpers import FORMS
 from oracles import dense
 
 SHAPE = LayerShape(5, 7)
 
 
-def support(**forms: list[str]) -> SupportTensors:
-    return SupportTensors(SHAPE, {t: [Form.parse(f) for f in texts] for t, texts in forms.items()}, {})
+def support(storage: Storage = "separate", **forms: list[str]) -> SupportTensors:
+    return SupportTensors(SHAPE, {t: [Form.parse(f) for f in texts] for t, texts in forms.items()}, {}, storage)
 
 
 def sizes(module: SupportTensors) -> dict[str, tuple[int, ...]]:
@@ -44,7 +44,37 @@ def sizes(module: SupportTensors) -> dict[str, tuple[int, ...]]:
     ],
 )
 def test_only_what_the_forms_need_is_allocated(forms: dict[str, list[str]], wanted: dict[str, tuple[int, ...]]) -> None:
-    assert sizes(support(**forms)) == wanted
+    assert sizes(support("shared", **forms)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("forms", "wanted"),
+    [
+        ({"A": ["vector"], "E": ["scalar", "none"]}, {"A": (5,), "E": (1,)}),
+        ({"A": ["vector", "scalar"]}, {"A": (5,), "A_scalar": (1,)}),
+        ({"B": ["rank-2", "rank-4", "vector"]}, {"B": (5, 4), "B_vector": (5,), "B_up": (4, 7)}),
+        ({"C": ["rank-3", "vector"]}, {"C": (7, 3), "C_vector": (7,), "C_up": (3, 1)}),
+        ({"A": ["mul-2", "scalar"]}, {"A": (1,), "A_mul_down": (7, 2), "A_mul_up": (2, 7)}),
+    ],
+)
+def test_separate_storage_has_a_parameter_for_each_kind(
+    forms: dict[str, list[str]], wanted: dict[str, tuple[int, ...]]
+) -> None:
+    module = support(**forms)
+    assert sizes(module) == wanted
+    pointers = {
+        kind: {module.parts(tensor, Form.parse(text))[0].data_ptr() for text in texts if text.startswith(kind)}
+        for tensor, texts in forms.items()
+        for kind in ("rank", "vector", "scalar")
+    }
+    assert all(len(own) <= 1 for own in pointers.values())  # the ranks share their factors
+
+
+@pytest.mark.parametrize("storage", ["separate", "shared"])
+def test_the_start_is_the_same_in_both_storages(storage: Storage) -> None:
+    module = SupportTensors(SHAPE, FORMS, {}, storage, generator=torch.Generator().manual_seed(1))
+    first = SupportTensors(SHAPE, FORMS, {}, generator=torch.Generator().manual_seed(1))
+    assert all(first.get_parameter(f"{t}_up").equal(module.get_parameter(f"{t}_up")) for t in "ABC")
 
 
 @pytest.mark.parametrize("tensor", TENSORS)
@@ -52,7 +82,7 @@ def test_one_form_stores_exactly_its_size(tensor: str) -> None:
     for out, into in ((5, 7), (1, 7), (5, 1), (1, 1)):
         shape = LayerShape(out, into)
         for form in FORMS[tensor]:
-            numbers = sum(math.prod(size) for size in storage(shape, tensor, [form]).values())
+            numbers = sum(math.prod(size) for size in sizes_of(shape, tensor, [form], "separate").values())
             assert numbers == shape.size(tensor, form) == dense.size({tensor: str(form)}, out, into)
 
 
@@ -82,8 +112,8 @@ def test_the_start_follows_from_the_generator_alone() -> None:
     assert torch.get_rng_state().equal(state)
 
 
-def test_all_forms_of_a_tensor_read_the_same_memory() -> None:
-    module = SupportTensors(SHAPE, FORMS, {})
+def test_all_forms_of_a_tensor_read_the_same_memory_in_shared_storage() -> None:
+    module = SupportTensors(SHAPE, FORMS, {}, "shared")
     for tensor in "ABC":
         reads = [module.parts(tensor, form) for form in FORMS[tensor] if form.kind in ("rank", "vector", "scalar")]
         assert len({down.data_ptr() for down, _ in reads}) == 1
@@ -107,7 +137,7 @@ def test_a_lower_rank_reads_the_first_columns() -> None:
 
 
 def test_gains_multiply_and_default_to_one() -> None:
-    module = SupportTensors(SHAPE, FORMS, {"B.vector": 0.5, "B.rank": 3.0})
+    module = SupportTensors(SHAPE, FORMS, {"B.vector": 0.5, "B.rank": 3.0}, "shared")
     with torch.no_grad():
         module.get_parameter("B").fill_(2.0)
     assert module.gain("B", Form.VECTOR) == 0.5
@@ -140,11 +170,14 @@ def test_a_form_that_was_not_allocated_is_refused(tensor: str, form: str) -> Non
         module.parts(tensor, Form.parse(form))
 
 
+@pytest.mark.parametrize("storage", ["separate", "shared"])
 @given(st.sampled_from(sorted(FORMS)), st.integers(1, 6), st.integers(1, 6), st.data())
-def test_reading_a_form_is_the_oracles_dense_value(tensor: str, out: int, into: int, data: st.DataObject) -> None:
+def test_reading_a_form_is_the_oracles_dense_value(
+    storage: Storage, tensor: str, out: int, into: int, data: st.DataObject
+) -> None:
     form = data.draw(st.sampled_from([f for f in FORMS[tensor] if f.kind not in ("none", "mul")]))
     gain = data.draw(st.sampled_from([1.0, 0.25, 30.0]))
-    module = SupportTensors(LayerShape(out, into), FORMS, {}, dtype=torch.float64)
+    module = SupportTensors(LayerShape(out, into), FORMS, {}, storage, dtype=torch.float64)
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.normal_(generator=torch.Generator().manual_seed(out))

@@ -1,9 +1,9 @@
 """From a soup to a model: the mean of several subnets is a subnet itself, of one rank more at most.
 
-The forms of a support tensor share storage, down (rows, r) and up (r, columns): a vector is the first column of down, a
-scalar its first entry, both the same along a row. So the weighted sum of the forms of A or B is
+The low-rank forms of a support tensor share their factors, down (rows, r) and up (r, columns); a vector v and a scalar
+s are the same along a row. So the weighted sum of the forms of A or B is
 
-    sum_r w_r down[:, :r] up[:r] + (w_v v + w_s v_0) 1^T,
+    sum_r w_r down[:, :r] up[:r] + (w_v v + w_s s) 1^T,
 
 which is the product of the same factors, the columns of down scaled, and one more pair where a vector or scalar is
 among them. For C, D and E the sum is a vector.
@@ -154,7 +154,7 @@ def _form(name: str, tensor: str, shares: dict[Form, float]) -> Form:
 def _blend(layer: AdaptedLayer, tensor: str, form: Form, shares: dict[Form, float]) -> _Blend:
     """The weighted sum of the forms in ``shares``, in float64, as the storage of ``form`` under the layer's gains."""
     support = layer.support
-    rows = len(support.parts(tensor, next(iter(shares)))[0]) if form.kind != "scalar" else 1
+    rows = 1 if form.kind == "scalar" else support.shape.size(tensor, Form.VECTOR)
     vector = torch.zeros(rows, dtype=torch.float64, device=layer.weight.device)
     factors: Tensor | None = None
     up: Tensor | None = None

@@ -115,6 +115,7 @@ def save_supernet(net: GLoRAModel, path: str | Path, extra: Mapping[str, Any] | 
         "space": net.space.to_dict(),
         "layers": list(net.layers),
         "gains": {name: place.gains for name, place in net.places.items()},
+        "storage": net.storage,
         "bias": net.bound.bias,
         "head": list(net.head_names),
         "fingerprint": fingerprint(net),
@@ -186,6 +187,7 @@ def load_supernet(net: GLoRAModel, path: str | Path) -> dict[str, Any]:
     values = metadata.values
     _check_setting("space", net.space.to_dict(), values, path)
     _check_setting("layers", list(net.layers), values, path)
+    _check_setting("storage", net.storage, {"storage": "shared"} | values, path)  # the only one when none was named
     check_fingerprint(net, values, path)  # before the gains, which follow from the weights
     _check_setting("gains", {name: place.gains for name, place in net.places.items()}, values, path)
     fill(net, _supernet_tensors(net), tensors, path)

@@ -18,6 +18,7 @@ from glora.gains import GainPolicy
 from glora.precision import native_precision
 from glora.space import BiasPolicy, BoundSpace, SearchSpace
 from glora.strategies import Select, Strategy, StrategyName, make_strategy
+from glora.support import Storage
 from glora.train.settings import PathRule, TrainSettings
 
 __all__ = ["RunConfig", "parse_count"]
@@ -77,6 +78,7 @@ class RunConfig:
             (lora-8, ssf, ia3, bitfit, prompt, repadapter-8, frozen), which is trained alone and not searched.
         layers: glob over names of layers to adapt, such as "blocks.*.attn.*"; all supported layers if not given.
         gains: "balanced", or "paper" for the released code's (then lower lr to 1e-4).
+        storage: of the forms of a support tensor in a supernet: "separate", or "shared" by all as in the paper.
         bias: for layers without a bias, "create" one when C or E act, or "keep" them without.
         epochs: passes over the training set, for the supernet and for each baseline.
         lr: peak learning rate of AdamW.
@@ -145,6 +147,7 @@ class RunConfig:
     space: str | dict[str, Any] = "default"
     layers: str | None = None
     gains: GainPolicy = "balanced"
+    storage: Storage = "separate"
     bias: BiasPolicy = "create"
     epochs: int = 100
     lr: float = 1e-3

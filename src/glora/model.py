@@ -22,6 +22,7 @@ from glora.layers.recompute import watch
 from glora.shapes import BlockShape
 from glora.space import BiasPolicy, BoundSpace, SearchSpace
 from glora.structure import Structure
+from glora.support import Storage
 from glora.targets import Layers, find_targets, resolve_heads
 from glora.trainable import Flags, Trainable
 
@@ -37,6 +38,7 @@ def adapt(
     num_classes: int | None = None,
     bias: BiasPolicy = "create",
     gains: GainPolicy | Mapping[str, Mapping[str, float]] = "balanced",
+    storage: Storage = "separate",
     recompute: bool = False,
     seed: int = 0,
 ) -> GLoRAModel:
@@ -56,6 +58,8 @@ def adapt(
         bias: for layers without a bias, ``"create"`` one when C or E act, or ``"keep"`` them without.
         gains: ``"balanced"``, ``"paper"`` (the released code's, all 1), or the gains of each layer; what a layer's
             mapping does not name is 1.
+        storage: ``"separate"`` parameters for low-rank forms, vector and scalar of a support tensor, or ``"shared"``
+            ones (the paper's weight entanglement).
         recompute: keep less for backward: outputs of norms and activations (``torch.nn``'s) that an adapted layer
             needs again are computed once more from what those modules keep anyway; the gradients are the same.
         seed: of the initial low-rank factors, prompts and adapters.
@@ -68,6 +72,8 @@ def adapt(
     """
     if bias not in ("create", "keep"):
         raise ConfigError(f"bias is 'create' or 'keep', not {bias!r}")
+    if storage not in ("separate", "shared"):
+        raise ConfigError(f"storage is 'separate' or 'shared', not {storage!r}")
     space = SearchSpace() if space is None else space
     heads = resolve_heads(model, head, num_classes)
     targets = find_targets(model, layers, heads)
@@ -90,7 +96,7 @@ def adapt(
         else:
             weight, bias_ = module.get_parameter("weight"), module._parameters.get("bias")
             own = layer_gains(weight.flatten(1), bias_, shapes[name], max(rank, 1), gains)
-        layer = KINDS[type(module)](module, forms, own, scratch, not in_place, generator)
+        layer = KINDS[type(module)](module, forms, own, scratch, not in_place, generator, storage)
         layer.training = module.training
         adapted[name] = layer
     own_gains = gains if isinstance(gains, Mapping) else dict.fromkeys(blocks, BLOCK_GAINS)
@@ -102,7 +108,7 @@ def adapt(
     _replace(model, {targets.modules[name]: layer for name, layer in adapted.items()})
     _replace(model, {block.original: block.module for block in extended.values()})
     hooks = watch(model) if recompute else []
-    net = GLoRAModel(model, bound, adapted, heads, targets.skipped, before, hooks, extended)
+    net = GLoRAModel(model, bound, adapted, heads, targets.skipped, before, hooks, extended, storage)
     if bound.cardinality == 1:
         net.activate(bound.sample(random.Random(0)))
     return net
@@ -125,6 +131,7 @@ class GLoRAModel(Trainable):
         flags: Flags,
         watching: Sequence[RemovableHandle] = (),
         blocks: Mapping[str, AdaptedBlock] | None = None,
+        storage: Storage = "separate",
     ) -> None:
         super().__init__()
         self.model = model
@@ -133,6 +140,7 @@ class GLoRAModel(Trainable):
         self.blocks: Mapping[str, AdaptedBlock] = dict(blocks or {})
         self._places: dict[str, Place] = {**self.layers, **self.blocks}
         self.head_names = heads
+        self.storage = storage
         self.recipe: Mapping[str, Any] = {}  # space and gains say it all
         self.skipped = skipped
         self._active = Structure()

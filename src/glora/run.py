@@ -264,6 +264,7 @@ class Run:
             num_classes=len(self._classes),
             bias=config.bias,
             gains=config.gains,
+            storage=config.storage,
             recompute=config.recompute,
             seed=config.seed,
         )
@@ -329,12 +330,8 @@ class Run:
         bound = self.net.bound
         layers = [{key: row[key] for key in ("name", "kind", "out", "in", "bias")} for row in layer_rows(self.net)]
         blocks = [{"name": name, "width": block.shape.width} for name, block in self.net.blocks.items()]
-        about = {
-            "layers": layers,
-            **({"blocks": blocks} if blocks else {}),
-            "space": bound.space.to_dict(),
-            "budget": self.config.limit,
-        }
+        about: dict[str, Any] = {"layers": layers} | ({"blocks": blocks} if blocks else {})
+        about |= {"space": bound.space.to_dict(), "budget": self.config.limit}
         value = {"format": 1, **found.to_dict(), **about, "range": [bound.smallest, bound.largest]}
         if found.soup is not None:
             value["soup"] |= {"size": self.size, "structure": blended_structure(found.soup).to_dict()}

@@ -1,9 +1,10 @@
-"""The trainable storage of a layer's support tensors: one set of parameters that all forms read."""
+"""The trainable storage of a layer's support tensors: parameters that the forms read, each its own or all the same."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,18 +14,24 @@ from glora.functional import LowRank, Multiplicative, Values
 from glora.shapes import LayerShape
 from glora.structure import TENSORS, Form, PlaceStructure
 
-__all__ = ["Gains", "SupportTensors"]
+__all__ = ["Gains", "Storage", "SupportTensors"]
 
 Gains = Mapping[str, float]
 """Gain of each tensor's kind of form, keyed ``"B.vector"``; a missing key is 1."""
 
 
-class SupportTensors(nn.Module):
-    """Storage for the forms that a layer's support tensors may take; all forms of a tensor share it.
+Storage = Literal["separate", "shared"]
+"""Whether low-rank forms, vector and scalar of a support tensor have parameters of their own or share one set."""
 
-    The low-rank form r reads ``down[:, :r] @ up[:r]``, the vector the first column of ``down``, the scalar its
-    first element (weight entanglement). ``down`` and vectors start at zero and ``up`` Xavier-uniform, so that
-    every subnet starts as the frozen layer. Each form is multiplied by its fixed gain.
+
+class SupportTensors(nn.Module):
+    """Storage for the forms that a layer's support tensors may take.
+
+    The low-rank form r reads ``down[:, :r] @ up[:r]``, so that all ranks share one pair of factors. In ``"shared"``
+    storage (the released code's weight entanglement) the vector reads the first column of ``down`` and the scalar its
+    first element; in ``"separate"`` storage each has a parameter of its own. ``down``, vectors and scalars start at
+    zero and ``up`` Xavier-uniform, so that every subnet starts as the frozen layer. Each form is multiplied by its
+    fixed gain.
 
     Only what the allowed forms need is allocated, always in float32 unless ``dtype`` says otherwise.
 
@@ -32,6 +39,7 @@ class SupportTensors(nn.Module):
         shape: the layer's sizes.
         forms: the allowed forms of each tensor.
         gains: see :data:`Gains`.
+        storage: see :data:`Storage`; the same for a tensor with forms of one kind.
         generator: draws the initial ``up``.
         dtype, device: of the parameters.
     """
@@ -41,6 +49,7 @@ class SupportTensors(nn.Module):
         shape: LayerShape,
         forms: Mapping[str, Iterable[Form]],
         gains: Gains,
+        storage: Storage = "separate",
         *,
         generator: torch.Generator | None = None,
         dtype: torch.dtype = torch.float32,
@@ -50,7 +59,7 @@ class SupportTensors(nn.Module):
         self.shape = shape
         self._gains = dict(gains)
         for tensor in TENSORS:
-            for name, size in storage(shape, tensor, forms.get(tensor, ())).items():
+            for name, size in sizes_of(shape, tensor, forms.get(tensor, ()), storage).items():
                 self.register_parameter(name, _start(name, size, generator, dtype, device))
 
     @property
@@ -69,7 +78,11 @@ class SupportTensors(nn.Module):
 
     def names(self, tensor: str, form: Form) -> tuple[str, str | None]:
         """The names of the parameters that :meth:`parts` gives, with the same error."""
-        down, up = (f"{tensor}_mul_down", f"{tensor}_mul_up") if form.kind == "mul" else (tensor, f"{tensor}_up")
+        if form.kind == "mul":
+            down, up = f"{tensor}_mul_down", f"{tensor}_mul_up"
+        else:
+            own = f"{tensor}_{form.kind}"
+            down, up = own if own in self._parameters else tensor, f"{tensor}_up"
         first = self._parameters.get(down)
         second = self._parameters.get(up) if form.rank else None
         if first is None or not _holds(first, second, form, self.shape.size(tensor, Form.VECTOR)):
@@ -95,18 +108,21 @@ class SupportTensors(nn.Module):
         return Values(**read)  # type: ignore[arg-type]
 
 
-def storage(shape: LayerShape, tensor: str, forms: Iterable[Form]) -> dict[str, tuple[int, ...]]:
-    """Names and sizes of the parameters that hold the given forms of one support tensor."""
+def sizes_of(shape: LayerShape, tensor: str, forms: Iterable[Form], storage: Storage) -> dict[str, tuple[int, ...]]:
+    """Names and sizes of the parameters that hold the given forms of one support tensor.
+
+    The largest kind has the tensor's name; in separate storage the others have their kind in their names.
+    """
     forms = list(forms)
-    sizes: dict[str, tuple[int, ...]] = {}
     rows = shape.size(tensor, Form.VECTOR)
-    if rank := max((f.rank for f in forms if f.kind == "rank"), default=0):
-        sizes[tensor] = (rows, rank)
+    rank = max((f.rank for f in forms if f.kind == "rank"), default=0)
+    kinds = {"rank": (rows, rank), "vector": (rows,), "scalar": (1,)}
+    held = [kind for kind in kinds if any(f.kind == kind for f in forms)]
+    sizes: dict[str, tuple[int, ...]] = {}
+    for kind in held if storage == "separate" else held[:1]:
+        sizes[tensor if kind == held[0] else f"{tensor}_{kind}"] = kinds[kind]
+    if rank:
         sizes[f"{tensor}_up"] = (rank, 1 if tensor == "C" else shape.in_features)
-    elif any(f.kind == "vector" for f in forms):
-        sizes[tensor] = (rows,)
-    elif any(f.kind == "scalar" for f in forms):
-        sizes[tensor] = (1,)
     if rank := max((f.rank for f in forms if f.kind == "mul"), default=0):
         sizes[f"{tensor}_mul_down"] = (shape.in_features, rank)
         sizes[f"{tensor}_mul_up"] = (rank, shape.in_features)

@@ -1,6 +1,7 @@
 """The equation of GLoRA, written out slowly and densely in float64 from its definition.
 
-Independent of the package: takes plain tensors (the shared storage by name), forms as text and gains by
+Independent of the package: takes plain tensors (the storage by name: a vector or scalar is read where it has a tensor
+of its own, else from the one that all forms of its support tensor share), forms as text and gains by
 ``"<tensor>.<kind>"``, and is differentiable by autograd.
 """
 
@@ -29,7 +30,7 @@ def support(tensor: str, forms: Forms, storage: Storage, gains: Mapping[str, flo
         for k in range(int(rank)):
             value = value + gain * down[:, k].reshape(rows, 1) * up[k].reshape(1, columns)
     elif kind in ("vector", "scalar"):
-        stored = storage[tensor].double()
+        stored = storage.get(f"{tensor}_{kind}", storage[tensor]).double()
         column = stored[:, 0] if stored.ndim == 2 else stored
         entries = [column[0 if kind == "scalar" else row] for row in range(rows)]
         value = value + gain * torch.stack(entries).reshape(rows, 1) * torch.ones(1, columns, dtype=torch.float64)

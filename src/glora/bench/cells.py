@@ -19,8 +19,8 @@ __all__ = ["GLORA", "SEARCHED", "Cell", "Final", "fingerprint"]
 GLORA = "glora"
 # Settings of the whole procedure beside those of training, and beside the rank.
 SEARCHED = tuple(
-    "space layers gains bias recompute budget strategy generations population parents mutants crossovers mutation "
-    "prune fitness folds select finetune_epochs".split()
+    "space layers gains storage bias recompute budget strategy generations population parents mutants crossovers "
+    "mutation prune fitness folds select finetune_epochs".split()
 )
 Final = Literal["train", "train+val"]
 

@@ -15,7 +15,7 @@ from glora.functional import effective_bias, effective_weight
 from glora.layers.plan import Plan
 from glora.shapes import LayerShape, Shape
 from glora.structure import Form, LayerStructure, PlaceStructure
-from glora.support import Gains, SupportTensors, slice_down
+from glora.support import Gains, Storage, SupportTensors, slice_down
 
 __all__ = ["HOOKS", "AdaptedLayer", "Place", "Scratch"]
 
@@ -132,6 +132,7 @@ class AdaptedLayer(nn.Module, Place):
         scratch: buffers shared with the other layers of the model.
         save_output: whether a layer may keep its output for backward; not if the model changes it in place.
         generator: draws the initial low-rank factors.
+        storage: of the forms, see :data:`glora.support.Storage`.
     """
 
     weight: nn.Parameter
@@ -145,6 +146,7 @@ class AdaptedLayer(nn.Module, Place):
         scratch: Scratch,
         save_output: bool = True,
         generator: torch.Generator | None = None,
+        storage: Storage = "separate",
     ) -> None:
         super().__init__()
         weight = original.weight
@@ -159,6 +161,7 @@ class AdaptedLayer(nn.Module, Place):
             self.shape_of(original),
             forms,
             gains,
+            storage,
             generator=generator,
             dtype=self.support_dtype,
             device=self.weight.device,
