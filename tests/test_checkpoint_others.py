@@ -15,7 +15,7 @@ from adapter_files import X, parts, rewrite, trained, untouched
 from glora import SearchSpace
 from glora.checkpoint import load_merged, load_supernet, read_metadata, save_merged, save_supernet
 from glora.errors import CheckpointError
-from helpers import MLP, some_structure
+from helpers import MLP, randomise, some_structure
 
 # Supernets
 
@@ -42,6 +42,7 @@ def test_a_supernet_is_restored_in_full(tmp_path: Path) -> None:
         (lambda: glora.adapt(MLP(), SearchSpace(2)), "a supernet with another space"),
         (lambda: glora.adapt(MLP(), SearchSpace.paper(2), "first"), "a supernet with another layers"),
         (lambda: glora.adapt(MLP(), SearchSpace.paper(2), gains="paper"), "a supernet with another gains"),
+        (lambda: glora.adapt(MLP(), SearchSpace.paper(2), storage="shared"), "a supernet with another storage"),
         (lambda: glora.adapt(MLP(classes=5), SearchSpace.paper(2)), r"head\.out\.(weight|bias) is "),
         (lambda: glora.adapt(MLP(), SearchSpace.paper(2), head=False), "another layers"),
     ],
@@ -53,6 +54,21 @@ def test_a_supernet_of_other_settings_is_refused(tmp_path: Path, other: Callable
     with pytest.raises(CheckpointError, match=match):
         load_supernet(net, tmp_path / "s.safetensors")
     assert all(p.equal(before[name]) for name, p in net.named_parameters())
+
+
+def test_a_supernet_that_names_no_storage_has_a_shared_one(tmp_path: Path) -> None:
+    path = tmp_path / "s.safetensors"
+    net = glora.adapt(MLP(), SearchSpace.paper(2), storage="shared")
+    randomise(net)
+    save_supernet(net, path)
+    metadata, tensors = parts(path)
+    del metadata["storage"]
+    rewrite(path, metadata, tensors)
+    other = glora.adapt(MLP(), SearchSpace.paper(2), storage="shared")
+    load_supernet(other, path)
+    assert all(p.equal(other.adapter_parameters()[name]) for name, p in net.adapter_parameters().items())
+    with pytest.raises(CheckpointError, match="another storage"):
+        load_supernet(glora.adapt(MLP(), SearchSpace.paper(2)), path)
 
 
 def test_a_supernet_of_another_backbone_is_refused(tmp_path: Path) -> None:
