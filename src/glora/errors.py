@@ -11,6 +11,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "DivergenceError",
     "GloraError",
     "MergeError",
     "StructureError",
@@ -45,6 +46,10 @@ class MergeError(GloraError):
 
 class DataError(GloraError):
     """Data that cannot be read or used as it is."""
+
+
+class DivergenceError(GloraError):
+    """A training whose loss is no number any more."""
 
 
 class BackboneError(GloraError):

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from small_bench import comparable, do, lines_of, plan, write
 
+from glora.bench import Plan
+from glora.bench.work import _state
 from glora.errors import ConfigError
 from glora.results.file import ResultsFile
 from glora.train.loop import Loop
@@ -147,6 +149,18 @@ def test_a_rate_that_diverges_loses_and_fails_the_cell_only_alone(tmp_path: Path
     methods["full"]["lr"] = [1e29, 1e30]
     (failed,) = do(tmp_path, tmp_path / "both", methods=methods, seeds=[0])
     assert "loss" in failed["error"]
+
+
+def test_only_a_divergence_makes_a_rate_lose(tmp_path: Path) -> None:
+    changes = {"methods": {"lora": PEERS["lora"]}, "seeds": [0]}
+    (cell,) = Plan.read(write(tmp_path, plan(**changes)), tmp_path / "out").cells
+    path = _state(cell.trial, tmp_path / "out", cell.rates[1], 0, "train")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"cut off")
+    (failed,) = do(tmp_path, tmp_path / "out", **changes)
+    assert f"{path} is damaged" in failed["error"]
+    path.unlink()
+    assert do(tmp_path, tmp_path / "out", **changes) == []
 
 
 def test_final_models_may_be_trained_on_training_and_validation_images(tmp_path: Path) -> None:

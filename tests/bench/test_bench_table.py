@@ -16,7 +16,7 @@ from glora.bench import published_rows, render
 from glora.bench.statistics import critical_difference, difference, mean_ranks
 from glora.errors import CheckpointError, ConfigError, DataError
 from glora.results.file import read_results
-from glora.results.tally import Tally
+from glora.results.tally import Tally, tallies
 from small_run import call
 
 
@@ -68,7 +68,8 @@ def test_seeds_are_drawn_within_tasks() -> None:
 
 def test_ranks_are_those_of_scipy_and_their_interval_holds_them() -> None:
     scores = np.random.default_rng(1).random((4, 9, 3)).round(1)
-    expected = np.mean([scipy.stats.rankdata(-scores[:, task].mean(axis=1)) for task in range(9)], axis=0)
+    tenths = (10 * scores).round().astype(int)  # whose sums are exact
+    expected = np.mean([scipy.stats.rankdata(-tenths[:, task].sum(axis=1)) for task in range(9)], axis=0)
     found = mean_ranks(scores)
     assert [one.value for one in found] == pytest.approx(list(expected))
     assert all(one.low < one.value < one.high for one in found)
@@ -112,7 +113,8 @@ def test_ranks_of_a_method_and_several_tests_are_rows_and_columns() -> None:
     assert [column.label for column in table.columns] == ["in: r", "in: r, 200 classes"]
     # Tests of one training are figures of their own, and a mean of them is none of tasks.
     assert {(row.shots, row.group_mean, row.task_mean) for row in table.rows} == {(16, None, None)}
-    assert "warning: no average over several tests of one training: in" in "\n".join(table.notes)
+    assert {(row.rank, row.gap) for row in table_of(lines, "lora, rank 2").rows} == {(None, None)}
+    assert "warning: no average, no rank over several tests of one training: in" in "\n".join(table.notes)
 
 
 def test_latex_escapes_and_has_as_many_cells_in_every_line() -> None:
@@ -289,3 +291,73 @@ def test_columns_stand_by_group_whatever_the_order_of_results() -> None:
     assert [column.label for column in table_of(lines).columns] == ["dtd", "svhn", "kitti"]
     tally = Tally(read(lines).cells)
     assert [column.label for column in tally.columns] == ["svhn", "dtd", "kitti"]
+
+
+def test_equal_means_share_a_rank_however_they_are_added() -> None:
+    scores = np.array([[[0.795, 0.79, 0.77]], [[0.8, 0.775, 0.78]]])
+    assert [rank.value for rank in mean_ranks(scores)] == [1.5, 1.5]
+
+
+def test_a_method_with_fewer_seeds_is_told() -> None:
+    lines = [line for line in results() if (line["method"], line["seed"]) != ("poor", 1)]
+    table = table_of(lines, "fair")
+    note = "poor has 1 of 2 seeds on all tasks: all ranks, and its difference, are over seeds in common"
+    assert [one for one in table.notes if "of 2 seeds" in one] == [f"warning: {note}"]
+    assert not [one for one in table_of(results(), "fair").notes if "of 2 seeds" in one]
+
+
+def test_a_difference_over_fewer_tasks_is_told() -> None:
+    lines = [line for line in results() if (line["method"], line["task"]) != ("poor", "dtd")]
+    assert "warning: the difference of poor is over 2 of 3 tasks" in table_of(lines, "fair").notes
+    assert not [one for one in table_of(results(), "fair").notes if "the difference of" in one]
+
+
+def test_points_of_a_curve_are_averages_over_the_same_tasks() -> None:
+    lines = [line for line in few_shot() if (line["task"], line["shots"]) not in (("food", 2), ("pets", 1))]
+    means = {(row.name, row.shots): row.task_mean for row in table_of(lines).rows}
+    assert {place for place, mean in means.items() if mean is not None} == {("a", 16), ("b", 16)}
+    curve = tallies(read(lines).cells, lambda cell: cell.shots, curve=True)
+    assert {shots: len(tally.columns) for shots, tally in curve.items()} == {1: 2, 2: 2, 16: 2}
+
+
+def test_a_task_that_changed_its_group_is_one_column() -> None:
+    lines = [result("a", "svhn", seed, 0.5, group="natural" if seed == 0 else "structured") for seed in (0, 1)]
+    (column,) = table_of(lines).columns
+    assert (column.group, column.task) == ("structured", "svhn")
+
+
+def test_protocols_have_tables_of_their_own() -> None:
+    lines = [*results(), *few_shot()]
+    with pytest.raises(DataError, match="have no table in common: give fewshot, vtab apart"):
+        table_of(lines)
+
+
+def test_one_cell_of_two_files_must_agree(tmp_path: Path) -> None:
+    for name, accuracy in (("one", 0.5), ("same", 0.5), ("other", 0.9)):
+        (tmp_path / name).write_text(f"{json.dumps(result('a', 't', 0, accuracy))}\n", "utf-8")
+    assert len(read_results([tmp_path / "one", tmp_path / "same"]).cells) == 1
+    with pytest.raises(DataError, match="other, line 1: a on t, seed 0 has other accuracies than in the file before"):
+        read_results([tmp_path / "one", tmp_path / "other"])
+
+
+def test_cells_of_changed_settings_take_the_place_of_those_before(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    failed = {**result("b", "svhn", 0, 0.1, key="old", rank=2, shots=4), "error": "no memory"}
+    lines = [failed, *results(), result("good", "svhn", 0, 0.3, key="other"), result("b", "svhn", 0, 0.1, rank=2)]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines), "utf-8")
+    found = read_results([path])
+    assert len(found.latest.cells) == len(found.cells) - 1
+    assert [str(one) for one in found.latest.failures] == ["b, rank 2 on svhn, 4 shots, seed 0: no memory"]
+    lines[0] |= {"shots": None}
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines), "utf-8")
+    assert read_results([path]).latest.failures == ()
+    done = call("table", path)
+    assert done.code == 0, done.err
+    assert "| good | 1,000 | 70.0 ± 0.0 | 55.0 ± 35.4 |" in done.out
+
+
+def test_entries_that_cannot_be_are_named_and_other_versions_told(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="'shots' is -1, not 1 or more"):
+        table_of(results(shots=-1))
+    lines = [{**line, "versions": {"glora": "1", "torch": f"2.{line['seed']}"}} for line in results()]
+    assert "warning: The cells have 2 different versions of torch: 2.0, 2.1." in table_of(lines).notes

@@ -8,6 +8,7 @@ from small_bench import plan, write
 
 from glora.bench import Plan
 from glora.errors import ConfigError, GloraError
+from glora.results.file import read_results
 
 LORA = {"lora": {"peer": "lora"}}
 
@@ -74,12 +75,25 @@ def test_methods_of_the_same_training_share_a_supernet(tmp_path: Path) -> None:
     assert one == two != other
 
 
+def test_recorded_results_keep_their_keys() -> None:
+    benchmarks = Path(__file__).parents[2] / "benchmarks"
+    plan = Plan.read(benchmarks / "peers.yaml", Path("runs/peers"))
+    recorded = read_results([benchmarks / "results" / "peers.jsonl"])
+    assert {cell.key for cell in plan.cells} == {cell.key for cell in recorded.cells}
+
+
+def test_seeds_are_apart_where_there_is_nothing_to_share(tmp_path: Path) -> None:
+    assert len({cell.shared for cell in read(tmp_path, methods=LORA, lr=1e-3).cells}) == 2
+    assert len({cell.shared for cell in read(tmp_path, methods=LORA).cells}) == 1  # the trials
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"metods": {}}, "the plan has no 'metods': .*; did you mean 'methods'"),
         ({"model": None}, "model is needed"),
         ({"data": {}}, "data is needed, or protocol and root"),
+        ({"data": ["a/pets", "b/pets"]}, "data: two folders are called pets: give them names"),
         ({"data": {"a": {"make": "textures", "folder": "b"}}}, "data: a: give either folder or make"),
         ({"data": {"a": {"folder": "b", "test": 3}}}, "data: a: test is for what is made"),
         ({"data": {"a": {"make": "textures", "groop": "x"}}}, "data: a has no 'groop': .*; did you mean 'group'"),

@@ -9,7 +9,8 @@ from sample_bench import TASKS, bench_lines, line
 
 from glora.errors import CheckpointError
 from glora.report import write_bench_report
-from glora.report.bench import by_shots, latest, tables
+from glora.report.bench import by_shots, tables
+from glora.report.curves import interpolation
 from glora.results.file import Results, read_results
 from glora.results.tally import Column, Row, Tally, labels
 
@@ -50,8 +51,19 @@ def test_a_cell_with_other_settings_replaces_the_one_before_it(tmp_path):
     later = line("dtd", "LoRA", 0, tests={"test": 0.5}) | {"key": "another"}
     found = read_bench(write(tmp_path, [line("dtd", "LoRA", 0), later]))
     assert [cell.tests for cell in found.cells] == [{"test": 0.79}, {"test": 0.5}]
-    assert [cell.tests for cell in latest(found.cells)] == [{"test": 0.5}]
+    assert [cell.tests for cell in found.latest.cells] == [{"test": 0.5}]
     assert "1 cell left out for a later one" in write_bench_report(tmp_path).read_text("utf-8")
+
+
+def test_curves_between_weights_are_apart_by_shots(tmp_path):
+    rows = [
+        line("food", "LoRA", seed, shots=shots, protocol="fewshot", alphas={"0": {"test": 0.1}, "1": {"test": value}})
+        for shots, value in ((1, 0.2), (16, 0.9))
+        for seed in (0, 1)
+    ]
+    figures = interpolation(read_bench(write(tmp_path, rows)).cells)
+    assert [figure.title for figure in figures] == [f"LoRA, trained on food, {k} a class" for k in (1, 16)]
+    assert [figure.rows[-1][1:] for figure in figures] == [("1", f"{a}000", "0.0000", "2") for a in ("0.2", "0.9")]
 
 
 def test_a_half_written_last_line_is_left_out(bench_folder):

@@ -94,14 +94,21 @@ class Cell:
         # Where files lie, and what cannot change a result.
         for name in ("lr", "data", "out", "checkpoint", "workers", "ray"):
             del config[name]
-        if config["augment"] == "none":  # as results of before it was a setting
+        options = dict(self.options)
+        # As results of before these were settings.
+        if config["augment"] == "none":
             del config["augment"]
-        own = [self.task.name, self.task.identity, self.method, self.peer, dict(self.options), self.rank]
+        if self.peer != GLORA or config["storage"] == "shared":
+            del config["storage"]
+            options.pop("storage", None)
+        own = [self.task.name, self.task.identity, self.method, self.peer, options, self.rank]
         return fingerprint([FORMAT, own, self.checkpoint, config, more])
 
     @property
     def shared(self) -> str:
         """Equal for cells that must be done one after the other: those with trials, or a supernet, in common."""
+        if len(self.rates) == 1 and self.peer != GLORA:
+            return self.key
         if self.peer == GLORA:
             return fingerprint([self.tuning_task.identity, self.config(0.0, 0).of_the_supernet()])
         return self.trial.digest(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -196,6 +197,9 @@ def _alphas(value: Any) -> tuple[float, ...]:
 
 def _tasks(value: Any, out: Path) -> list[Task]:
     if isinstance(value, list):
+        names = Counter(Path(str(source)).name for source in value)
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise ConfigError(f"data: two folders are called {twice[0]}: give them names, as in pets: DIR")
         value = {Path(str(source)).name: str(source) for source in value}
     found = []
     for name, entry in _mapping(value, "data").items():

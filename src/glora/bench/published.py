@@ -65,9 +65,10 @@ def differences(rows: Sequence[PublishedRow], cells: Sequence[Result]) -> list[s
         )
     if alone := sorted({cell.method for cell in cells if cell.trained_on != "train+val"}):
         found.append(f"split: trained without the 200 validation images, unlike the published: {', '.join(alone)}")
-    for model in sorted({cell.backbone for cell in cells}):
+    for model, name in sorted({(cell.model, cell.backbone) for cell in cells}):
         # Timm's names of the checkpoint that the published rows share.
-        if not ("vit_base_patch16_224" in model and "in21k" in model and "in1k" not in model):
+        local = "checkpoint" in model
+        if local or not ("vit_base_patch16_224" in name and "in21k" in name and "in1k" not in name):
             found.append(f"backbone: ours {model}; published {', '.join(sorted({row.backbone for row in rows}))}")
     ours = {_preprocessing(cell) for cell in cells}
     for kind in sorted({row.preprocessing for row in rows}):

@@ -35,8 +35,9 @@ def mean_ranks(scores: Scores, seed: int = 0) -> list[Estimate]:
     """
     rank = _scipy().rankdata
     tasks, seeds = _draws(scores.shape[1], scores.shape[2], seed)
-    drawn = scores[:, tasks[:, :, None], seeds].mean(axis=3)
-    found = rank(-scores.mean(axis=2), axis=0).mean(axis=1)
+    # Rounded, so that equal means are equal in whatever order their terms were added.
+    drawn = scores[:, tasks[:, :, None], seeds].mean(axis=3).round(9)
+    found = rank(-scores.mean(axis=2).round(9), axis=0).mean(axis=1)
     spread = rank(-drawn, axis=0).mean(axis=2)
     return [_estimate(float(value), draws) for value, draws in zip(found, spread, strict=True)]
 

@@ -29,6 +29,7 @@ class TableRow:
         task_mean: mean over all columns, likewise.
         rank: mean rank over columns among the complete methods with as many shots, or None.
         gap: how much better than the reference over columns and seeds that both have, or None.
+            Neither rank nor gap where a task has several tests, which are figures of one training.
         source: of a published row, or None.
     """
 
@@ -93,22 +94,29 @@ def make_table(results: Results, reference: str | None = None, published: Sequen
         published: rows to print beside ours, in the columns that are theirs too.
 
     Raises:
-        DataError: if there is no finished result; if two are of the same method, rank, task and seed.
+        DataError: if there is no finished result; if they are of several protocols; if two are of the same method,
+            rank, task and seed.
         ConfigError: if there is no row of the reference's name; if scipy is not installed.
     """
     if not results.cells:
         raise DataError("there is no finished result to make a table of")
+    if len(protocols := sorted({cell.protocol or "none" for cell in results.cells})) > 1:
+        raise DataError(f"results of several protocols have no table in common: give {', '.join(protocols)} apart")
     names = labels(results.cells)
     found = {name: row for row, name in names.items()}
     if reference is not None and reference not in found:
         raise ConfigError(f"there is no method {reference!r} in the results, but {', '.join(sorted(found))}")
-    parts = dict(sorted(tallies(results.cells, lambda cell: cell.shots).items(), key=lambda part: part[0] or 0))
+    parts: dict[int | None, Tally] = {}
+    for curve in (False, True):
+        own = tallies((c for c in results.cells if curve == (c.shots is not None)), lambda cell: cell.shots, curve)
+        parts |= dict(sorted(own.items(), key=lambda part: part[0] or 0))
     columns = sorted({column for tally in parts.values() for column in tally.columns}, key=_grouped)
     to = None if reference is None else found[reference]
     rows = _ordered([row for shots in parts for row in _rows(parts[shots], shots, names, columns, to)])
     theirs = [column for column in columns if None in parts and column in parts[None].columns]
     others = _ordered([_published(row, columns, theirs) for row in published])
     notes = [_what(columns, rows, parts), *_comparisons(rows, parts, reference), *_incomplete(rows, parts, found)]
+    notes += _uneven(rows, parts, found, to)
     notes += [f"warning: {caution}" for caution in cautions(results.cells)]
     failures = sorted(results.failures, key=lambda one: (one.task, one.method, one.seed))
     notes += [f"warning: failed: {failure}" for failure in failures]
@@ -146,6 +154,8 @@ def _rows(
 
 def _ranks(tally: Tally, columns: Sequence[Column]) -> dict[Row, Estimate]:
     """Mean ranks of the complete methods over the seeds that they have in common."""
+    if tally.several_tests:
+        return {}
     complete = [row for row in tally.rows if tally.scores([row], columns).size]
     scores = tally.scores(complete, columns)
     return dict(zip(complete, mean_ranks(scores), strict=True)) if len(complete) > 1 and scores.size else {}
@@ -153,6 +163,8 @@ def _ranks(tally: Tally, columns: Sequence[Column]) -> dict[Row, Estimate]:
 
 def _gap(tally: Tally, row: Row, reference: Row, columns: Sequence[Column]) -> Estimate | None:
     """Over the columns that both have, and the seeds that both have on all of these."""
+    if tally.several_tests:
+        return None
     both = [column for column in columns if tally.at(row, column) and tally.at(reference, column)]
     scores = tally.scores([row, reference], both)
     return difference(*scores) if scores.size else None
@@ -233,7 +245,25 @@ def _incomplete(rows: Sequence[TableRow], parts: _Parts, found: Mapping[str, Row
             notes.append(f"{row} has no seed with a result on all {len(tally.columns)} tasks: no average, no rank")
     several = {task for tally in parts.values() for task in tally.several_tests}
     if several:
-        notes.append(f"no average over several tests of one training: {', '.join(sorted(several))}")
+        notes.append(f"no average, no rank over several tests of one training: {', '.join(sorted(several))}")
+    return [f"warning: {note}" for note in notes]
+
+
+def _uneven(rows: Sequence[TableRow], parts: _Parts, found: Mapping[str, Row], reference: Row | None) -> list[str]:
+    """Which ranks and gaps are over less than the table has."""
+    notes = []
+    for row in rows:
+        tally, own = parts[row.shots], found[row.name]
+        every = {cell.seed for cell in tally.cells}
+        if row.task_mean is not None and len(seeds := tally.seeds([own], tally.columns)) < len(every):
+            notes.append(
+                f"{row} has {len(seeds)} of {len(every)} seeds on all tasks: all ranks, and its difference, are over "
+                "seeds in common"
+            )
+        if row.gap is not None and reference is not None:
+            both = [c for c in tally.columns if tally.at(own, c) and tally.at(reference, c)]
+            if len(both) < len(tally.columns):
+                notes.append(f"the difference of {row} is over {len(both)} of {len(tally.columns)} tasks")
     return [f"warning: {note}" for note in notes]
 
 

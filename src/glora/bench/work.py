@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -16,8 +15,9 @@ from glora.bench.memory import PeakMemory
 from glora.bench.tasks import Task
 from glora.config import RunConfig
 from glora.data import LabelledData, Preprocessing, Samples, label_data
-from glora.errors import GloraError
+from glora.errors import DivergenceError, GloraError
 from glora.evaluate import evaluate
+from glora.fields import parse
 from glora.files import write_json
 from glora.machine import machine, versions
 from glora.model import GLoRAModel
@@ -122,18 +122,18 @@ def _tuned(cell: Cell, folder: Path) -> tuple[float, list[dict[str, Any]]]:
         return cell.rates[0], []
     final, cell = cell.final, cell.trial
     trials: list[dict[str, Any]] = []
-    errors: list[GloraError] = []
+    errors: list[DivergenceError] = []
     for lr in cell.rates:
         path = folder / "trials" / f"{cell.digest(cell.seed, lr=lr)}.json"
         if not path.is_file():
             try:
                 val = _trained(cell, folder, lr, cell.seed).val
-            except GloraError as error:  # of one rate alone, mostly: a loss that is not finite
+            except DivergenceError as error:  # of this rate alone
                 trials.append({"lr": lr, "val": None})
                 errors.append(error)
                 continue
             write_json(path, {"lr": lr, "val": val})
-        trials.append(json.loads(path.read_text("utf-8")))
+        trials.append(_trial(path))
     if len(errors) == len(trials):
         raise errors[0]
     best = max((one for one in trials if one["val"] is not None), key=lambda one: float(one["val"]))
@@ -141,6 +141,12 @@ def _tuned(cell: Cell, folder: Path) -> tuple[float, list[dict[str, Any]]]:
         if one is not best or final != "train":
             _forget(_state(cell, folder, one["lr"], cell.seed, "train"))
     return float(best["lr"]), trials
+
+
+def _trial(path: Path) -> dict[str, Any]:
+    """The rate and the validation accuracy of a trial that is done."""
+    found = parse(path.read_bytes(), str(path), "remove it, and the trial is done again")
+    return {"lr": found.number("lr"), "val": found.share("val")}
 
 
 def _final(cell: Cell, folder: Path, lr: float, trials: Sequence[dict[str, Any]]) -> _Trained:
@@ -220,12 +226,14 @@ def _anew(cell: Cell, folder: Path, run: Run) -> _Trained:
 def _fit(net: Trainable, samples: Samples, settings: TrainSettings, state: Path) -> float:
     """Train, or go on, and give the seconds of all sittings."""
     clock = state.with_suffix(".json")
-    before = json.loads(clock.read_text("utf-8"))["seconds"] if clock.is_file() and state.is_file() else 0.0
+    before = 0.0
+    if clock.is_file() and state.is_file():
+        before = parse(clock.read_bytes(), str(clock), "remove it, and the time counts anew").number("seconds")
     state.parent.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
 
     def spent() -> float:
-        return float(before + time.monotonic() - start)
+        return before + time.monotonic() - start
 
     fit(net, samples, settings=settings, state=state, on_epoch=lambda _: write_json(clock, {"seconds": spent()}))
     return spent()

@@ -75,13 +75,20 @@ def table(
         published: print published rows beside ours, with warnings where the conditions differ.
         json: print the table as JSON.
     """
-    made = make_table(read_results(results), reference, published_rows(published) if published else ())
+    made = make_table(_merged(results), reference, published_rows(published) if published else ())
     if json:
         print_json(made.to_dict())
         return
     print(render(made, format), end="")
     for note in made.notes if format == "csv" else ():
         print(note, file=sys.stderr)
+
+
+def _merged(paths: list[str]) -> Results:
+    """Of each bench the latest cells; of a key, what any of them has finished."""
+    each = [read_results([path]).latest for path in paths]
+    keys = {cell.key for one in each for cell in one.cells} | {fail.key for one in each for fail in one.failures}
+    return read_results(paths).of(keys)
 
 
 def _list(plan: Plan, folder: Path, as_json: bool) -> None:

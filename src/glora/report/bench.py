@@ -15,12 +15,12 @@ from glora.report.choices import choices
 from glora.report.curves import Series, costs, few_shot, interpolation, said
 from glora.report.page import render, write_page
 from glora.results.conditions import cautions
-from glora.results.file import NAME, read_results
-from glora.results.result import Failure, Result
+from glora.results.file import NAME, Results, read_results
+from glora.results.result import Result
 from glora.results.tally import Column, Row, Spread, Tally, labels, tallies
 from glora.structure import TENSORS
 
-__all__ = ["by_shots", "latest", "tables", "write_bench_report"]
+__all__ = ["by_shots", "tables", "write_bench_report"]
 
 
 def write_bench_report(folder: Path, out: Path | None = None) -> Path:
@@ -43,13 +43,8 @@ def write_bench_report(folder: Path, out: Path | None = None) -> Path:
     if not results.cells and not results.failures:
         raise CheckpointError(f"{folder / NAME} holds no finished cell yet: `glora bench PLAN.yaml` makes them")
     target = folder / "report.html" if out is None else Path(out)
-    write_page(target, render("bench.html.jinja", _context(folder, results.cells, results.failures)))
+    write_page(target, render("bench.html.jinja", _context(folder, results)))
     return target
-
-
-def latest(cells: Iterable[Result]) -> list[Result]:
-    """Of each place in the tables the last cell: one with other settings has been done in place of those before."""
-    return list({(c.protocol, c.shots, c.group, c.task, c.method, c.rank, c.seed): c for c in cells}.values())
 
 
 def tables(cells: Iterable[Result]) -> list[tuple[str, Tally]]:
@@ -60,7 +55,7 @@ def tables(cells: Iterable[Result]) -> list[tuple[str, Tally]]:
 
 def by_shots(cells: Iterable[Result]) -> dict[int, Tally]:
     """A table for each number of training images a class, fewest first."""
-    parts = tallies((cell for cell in cells if cell.few_shot), lambda cell: cell.shots or 0)
+    parts = tallies((cell for cell in cells if cell.few_shot), lambda cell: cell.shots or 0, curve=True)
     return dict(sorted(parts.items()))
 
 
@@ -69,8 +64,8 @@ def _title(protocol: str, shots: int | None) -> str:
     return name if shots is None else f"{name}, {shots} {'image' if shots == 1 else 'images'} a class"
 
 
-def _context(folder: Path, done: Sequence[Result], failures: Sequence[Failure]) -> dict[str, Any]:
-    cells = latest(done)
+def _context(folder: Path, results: Results) -> dict[str, Any]:
+    cells, failures = results.latest.cells, results.latest.failures
     series = {method: number for number, method in enumerate(dict.fromkeys(cell.method for cell in cells))}
     parts, shots = tables(cells), by_shots(cells)
     compared = next((table for _, table in parts if table.averaged), None)
@@ -78,7 +73,7 @@ def _context(folder: Path, done: Sequence[Result], failures: Sequence[Failure]) 
         "title": folder.resolve().name,
         "subject": _subject(cells),
         "headline": _headline(compared) if compared else "",
-        "cautions": [*cautions(cells), *_left_out(len(done) - len(cells), len(failures))],
+        "cautions": [*cautions(cells), *_left_out(len(results.cells) - len(cells), len(failures))],
         "series_count": max([len(series), *(len(tests) for cell in cells for tests in cell.alphas.values())]),
         "tables": [*(_shown(title, table) for title, table in parts), *([_shown_shots(shots)] if shots else [])],
         "costs": [

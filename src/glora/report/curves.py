@@ -156,13 +156,18 @@ def _points(curves: Sequence[_Curve]) -> tuple[tuple[str, ...], ...]:
 
 
 def interpolation(cells: Sequence[Result]) -> list[Figure]:
-    """Accuracy of weights between the pretrained and the tuned ones: a figure a method and task, a series a test."""
-    parts: dict[tuple[str, str], list[Result]] = {}
+    """Accuracy of weights between the pretrained and the tuned: a figure a method and training, a series a test."""
+    parts: dict[tuple[str, str, str, int | None], list[Result]] = {}
     names = labels(cells)
     for cell in cells:
         if cell.alphas:
-            parts.setdefault((names[Row(cell.method, cell.rank)], cell.task), []).append(cell)
-    return [_between(index, *part, own) for index, (part, own) in enumerate(parts.items())]
+            part = names[Row(cell.method, cell.rank)], cell.task, cell.protocol, cell.shots
+            parts.setdefault(part, []).append(cell)
+    several = len({shots for *_, shots in parts}) > 1
+    return [
+        _between(index, name, task if shots is None or not several else f"{task}, {shots} a class", own)
+        for index, ((name, task, _, shots), own) in enumerate(parts.items())
+    ]
 
 
 def _between(index: int, method: str, task: str, cells: Sequence[Result]) -> Figure:

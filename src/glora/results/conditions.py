@@ -13,15 +13,17 @@ __all__ = ["cautions"]
 def cautions(cells: Iterable[Result]) -> list[str]:
     """A sentence for each condition that differs among cells that stand in one table."""
     cells, found = list(cells), []
-    for what, values in (
-        ("backbones", {cell.model for cell in cells}),
-        ("preprocessings", {json.dumps(cell.preprocessing, sort_keys=True) for cell in cells}),
-        ("numbers of learning rates tried", {cell.trials for cell in cells}),
-        ("parts trained on", {cell.trained_on for cell in cells}),
-        ("versions of glora", {cell.versions.get("glora") for cell in cells}),
-    ):
+    packages = sorted({name for cell in cells for name in cell.versions})
+    conditions = {
+        "backbones": {cell.model for cell in cells},
+        "preprocessings": {json.dumps(cell.preprocessing, sort_keys=True) for cell in cells},
+        "numbers of learning rates tried": {str(cell.trials) for cell in cells},
+        "parts trained on": {cell.trained_on for cell in cells},
+        **{f"versions of {name}": {str(cell.versions.get(name)) for cell in cells} for name in packages},
+    }
+    for what, values in conditions.items():
         if len(values) > 1:
-            found.append(f"The cells have {len(values)} different {what}: {', '.join(sorted(map(str, values)))}.")
+            found.append(f"The cells have {len(values)} different {what}: {', '.join(sorted(values))}.")
     splits: dict[tuple[str, int | None, int | None], set[str]] = {}
     for cell in cells:
         # Lists of few training images are drawn for each seed; other splits are the same for all.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glora.errors import CheckpointError
+from glora.errors import CheckpointError, DataError
 from glora.fields import lines
 from glora.results.result import Failure, Result
 
@@ -31,6 +31,13 @@ class Results:
 
     cells: tuple[Result, ...]
     failures: tuple[Failure, ...] = ()
+
+    @property
+    def latest(self) -> Results:
+        """Without what a cell with other settings has been done in place of since, and its failures."""
+        cells = {cell.place: cell for cell in self.cells}
+        failures = {one.place: one for one in self.failures if one.place not in cells}
+        return Results(tuple(cells.values()), tuple(failures.values()))
 
     def of(self, keys: Iterable[str]) -> Results:
         """What is known of the cells with these keys."""
@@ -75,7 +82,7 @@ class ResultsFile:
 
 
 def read_results(paths: Iterable[str | Path]) -> Results:
-    """Read results; of a key the last line that is no failure counts, in whatever order the files come.
+    """Read results; of a key the line that is no failure counts, in whatever order the files come.
 
     A line that is not finished by a newline, because its bench was killed or is at work, is left out.
 
@@ -84,6 +91,7 @@ def read_results(paths: Iterable[str | Path]) -> Results:
 
     Raises:
         CheckpointError: if there is no such file; naming the line and the entry that is damaged or none of ours.
+        DataError: if two files have the same cell with other accuracies.
     """
     found: dict[str, Result | Failure] = {}
     for path in map(Path, paths):
@@ -93,7 +101,12 @@ def read_results(paths: Iterable[str | Path]) -> Results:
         for fields in lines(file, _MEND):
             fields.check_format(FORMAT)
             one = Failure.read(fields) if fields.text("error") else Result.read(fields)
-            if isinstance(one, Result) or not isinstance(found.get(one.key), Result):
+            before = found.get(one.key)
+            if isinstance(one, Result) and isinstance(before, Result) and one.accuracies != before.accuracies:
+                raise DataError(
+                    f"{fields.where}: {one.place} has other accuracies than in the file before: give one of the two"
+                )
+            if isinstance(one, Result) or not isinstance(before, Result):
                 found[one.key] = one
     return Results(
         tuple(one for one in found.values() if isinstance(one, Result)),

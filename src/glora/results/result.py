@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from glora.errors import StructureError
 from glora.fields import Fields
 from glora.shapes import BlockShape, LayerShape, Shape
 from glora.structure import Structure
 
-__all__ = ["Failure", "Layer", "Result", "read_layer", "read_structure"]
+__all__ = ["Failure", "Layer", "Place", "Result", "read_layer", "read_structure"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,23 @@ def read_structure(fields: Fields, layers: Iterable[Layer] | None) -> Structure:
     if layers is not None and (unknown := set(structure) - {layer.name for layer in layers}):
         raise fields.error(f"'structure' names {min(unknown)!r}, which is not among its 'layers'")
     return structure
+
+
+class Place(NamedTuple):
+    """Where a cell stands in the tables, whatever its settings are."""
+
+    protocol: str
+    task: str
+    shots: int | None
+    method: str
+    rank: int | None
+    seed: int
+
+    def __str__(self) -> str:
+        """As it is told to people."""
+        rank = "" if self.rank is None else f", rank {self.rank}"
+        shots = "" if self.shots is None else f", {self.shots} shot{'' if self.shots == 1 else 's'}"
+        return f"{self.method}{rank} on {self.task}{shots}, seed {self.seed}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +157,14 @@ class Result:
         )
         if not found.accuracies:
             raise fields.error("no accuracy in 'tests', and no 'val'")
+        if found.shots is not None and found.shots < 1:
+            raise fields.error(f"'shots' is {found.shots}, not 1 or more")
         return found
+
+    @property
+    def place(self) -> Place:
+        """Where it stands in the tables."""
+        return Place(self.protocol, self.task, self.shots, self.method, self.rank, self.seed)
 
     @property
     def few_shot(self) -> bool:
@@ -158,8 +182,11 @@ class Failure:
     """A cell that ended in an error, and has not been finished since."""
 
     key: str
+    protocol: str
     task: str
+    shots: int | None
     method: str
+    rank: int | None
     seed: int
     error: str
 
@@ -172,15 +199,23 @@ class Failure:
         """
         return cls(
             key=fields.text("key", ...),
+            protocol=fields.text("protocol"),
             task=fields.text("task", ...),
+            shots=fields.integer("shots", None),
             method=fields.text("method", ...),
+            rank=fields.integer("rank", None),
             seed=fields.integer("seed"),
             error=fields.text("error"),
         )
 
+    @property
+    def place(self) -> Place:
+        """Where it would stand in the tables."""
+        return Place(self.protocol, self.task, self.shots, self.method, self.rank, self.seed)
+
     def __str__(self) -> str:
         """As it is told to people."""
-        return f"{self.method} on {self.task}, seed {self.seed}: {self.error}"
+        return f"{self.place}: {self.error}"
 
 
 def _model(fields: Fields) -> str:

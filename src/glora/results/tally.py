@@ -93,21 +93,25 @@ class Tally:
 
     Args:
         cells: one at most of each method, rank, task and seed.
+        among: cells whose columns it has, some of them perhaps empty: those of all tallies that are points of one
+            curve; ``cells`` if None. The group of a task is that of its last cell.
 
     Raises:
         DataError: if there are two.
     """
 
-    def __init__(self, cells: Sequence[Result]) -> None:
+    def __init__(self, cells: Sequence[Result], among: Sequence[Result] | None = None) -> None:
         self.cells = cells
         self.rows = labels(cells)
-        self.columns = list(dict.fromkeys(Column(c.group, c.task, test) for c in cells for test in c.accuracies))
+        among = cells if among is None else among
+        group = {cell.task: cell.group for cell in among}
+        self.columns = list(dict.fromkeys(Column(group[c.task], c.task, test) for c in among for test in c.accuracies))
         self.groups = list(dict.fromkeys(column.group for column in self.columns))
         self.columns.sort(key=lambda column: self.groups.index(column.group))
         self._values: dict[tuple[Row, Column], dict[int, float]] = {}
         for cell in cells:
             for test, value in cell.accuracies.items():
-                place = Row(cell.method, cell.rank), Column(cell.group, cell.task, test)
+                place = Row(cell.method, cell.rank), Column(group[cell.task], cell.task, test)
                 seeds = self._values.setdefault(place, {})
                 if cell.seed in seeds:
                     raise DataError(
@@ -152,12 +156,16 @@ class Tally:
         """The mean of the groups' means."""
         return self._mean(row, mean_of_groups)
 
+    def seeds(self, rows: Sequence[Row], columns: Sequence[Column]) -> list[int]:
+        """The seeds that all these rows have on all these columns."""
+        known = [set(self._values.get((row, column), {})) for row in rows for column in columns]
+        return sorted(set.intersection(*known)) if known else []
+
     def scores(self, rows: Sequence[Row], columns: Sequence[Column]) -> npt.NDArray[np.float64]:
         """Accuracies, float64 (rows, columns, seeds), of all seeds that these rows have on all these columns."""
-        values = [[self._values.get((row, column), {}) for column in columns] for row in rows]
-        known = [set(one) for own in values for one in own]
-        seeds = sorted(set.intersection(*known)) if known else []
-        return np.array([[[one[seed] for seed in seeds] for one in own] for own in values], dtype=np.float64)
+        seeds = self.seeds(rows, columns)
+        values = [[[self._values[row, column][seed] for seed in seeds] for column in columns] for row in rows]
+        return np.array(values, dtype=np.float64).reshape(len(rows), len(columns), len(seeds))
 
     def parameters(self, row: Row) -> tuple[int, int]:
         """Fewest and most parameters of a row's cells."""
@@ -179,9 +187,15 @@ class Tally:
         return spread([average(dict(zip(self.columns, own, strict=True))) for own in scores.T.tolist()])
 
 
-def tallies(cells: Iterable[Result], part: Callable[[Result], Part]) -> dict[Part, Tally]:
-    """Cells apart by what stands in tables of its own, in the order of their first ones."""
-    parts: dict[Part, list[Result]] = {}
+def tallies(cells: Iterable[Result], part: Callable[[Result], Part], curve: bool = False) -> dict[Part, Tally]:
+    """Cells apart by what stands in tables of its own, in the order of their first ones.
+
+    Args:
+        cells: any.
+        part: of a cell.
+        curve: whether the parts are points of one curve, each an average over the columns of all.
+    """
+    cells, parts = list(cells), dict[Part, list[Result]]()
     for cell in cells:
         parts.setdefault(part(cell), []).append(cell)
-    return {name: Tally(own) for name, own in parts.items()}
+    return {name: Tally(own, cells if curve else None) for name, own in parts.items()}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from glora.checkpoint import fingerprint
 from glora.data.samples import Samples
-from glora.errors import CheckpointError, ConfigError, DataError, GloraError, TargetError
+from glora.errors import CheckpointError, ConfigError, DataError, DivergenceError, TargetError
 from glora.evaluate import logits_of
 from glora.precision import autocast
 from glora.structure import Structure
@@ -120,7 +120,7 @@ class Loop:
                 on_step(self.step, self.steps * self.settings.epochs, float(losses[-1]))
         mean = torch.stack(losses).double().mean().item()
         if not math.isfinite(mean):
-            raise GloraError(f"the loss of epoch {epoch + 1} is {mean}: lower lr ({self.settings.lr:g})")
+            raise DivergenceError(f"the loss of epoch {epoch + 1} is {mean}: lower lr ({self.settings.lr:g})")
         return mean
 
     def _step(self, batch: Tensor, progress: float) -> Tensor:

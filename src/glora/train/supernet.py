@@ -57,7 +57,7 @@ def train_supernet(
         ConfigError: if ``checkpoint_blocks`` is asked of a model that cannot, or fp16 of a CPU.
         DataError: if there are no images, or a label has no logit.
         TargetError: if an adapted layer is never called by the model, so that its tensors could not be trained.
-        GloraError: if the loss is not finite; the last checkpoint stays.
+        DivergenceError: if the loss is not finite; the last checkpoint stays.
     """
     return fit(net, train_data, val_data, settings, state=state, on_step=on_step, on_epoch=on_epoch)
 
