@@ -24,6 +24,7 @@ from tasks import TASKS, Cells, Task, one_thread, settings
 
 import glora
 from glora import SearchSpace, Structure, presets
+from glora.bench.statistics import difference
 from glora.checkpoint import load_supernet, save_supernet
 from glora.evaluate import Evaluator
 from glora.model import GLoRAModel
@@ -155,16 +156,6 @@ class Bench:
                 return structure
 
 
-def interval(differences: np.ndarray[Any, Any], draws: int = 10_000) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean over tasks of differences (tasks, seeds): tasks are drawn, then seeds."""
-    generator = np.random.default_rng(0)
-    tasks, seeds = differences.shape
-    rows = generator.integers(tasks, size=(draws, tasks, 1))
-    columns = generator.integers(seeds, size=(draws, tasks, seeds))
-    low, high = np.quantile(differences[rows, columns].mean(axis=(1, 2)), [0.025, 0.975])
-    return float(low), float(high)
-
-
 def chosen(cells: Cells, keys: list[str]) -> dict[str, Any]:
     """The best of a method's learning rates on the validation images, if all have been tried."""
     tried = [cells.found[key] for key in keys if key in cells.found]
@@ -179,22 +170,26 @@ def table(found: dict[str, list[list[dict[str, Any]]]], tasks: list[str]) -> Non
     lines = []
     for method, values in figures.items():
         sizes = [cell["size"] for row in found[method] for cell in row if cell]
-        means, spread = 100 * values.mean(axis=1), 100 * values.std(axis=1, ddof=min(1, values.shape[1] - 1))
-        by_task = [
-            f"{m:.1f} ± {d:.1f}" if values.shape[1] > 1 else f"{m:.1f}" for m, d in zip(means, spread, strict=True)
-        ]
-        gain = "" if method == OURS else _gain(figures[OURS] - values)
+        seeds = values.shape[1]
+        by_task = [_shown(100 * row.mean(), 100 * row.std(ddof=1) if seeds > 1 else None) for row in values]
+        gain = "" if method == OURS else _gain(figures[OURS], values)
         size = f"{statistics.mean(sizes):,.0f}" if sizes else ""
-        lines.append([method, size, *by_task, f"{means.mean():.1f}", gain])
+        lines.append([method, size, *by_task, _shown(100 * values.mean()), gain])
     columns = ["method", "parameters", *tasks, "mean", "ours gains (95 %)"]
-    show(f"test accuracy in %, {values.shape[1]} seeds", columns, lines)
+    show(f"test accuracy in %, mean ± sample deviation over {seeds} seeds", columns, lines)
 
 
-def _gain(differences: np.ndarray[Any, Any]) -> str:
-    if np.isnan(differences).any():
+def _shown(mean: float, deviation: float | None = None) -> str:
+    if np.isnan(mean):
+        return "-"
+    return f"{mean:.1f}" if deviation is None else f"{mean:.1f} ± {deviation:.1f}"
+
+
+def _gain(ours: np.ndarray[Any, Any], others: np.ndarray[Any, Any]) -> str:
+    if np.isnan(ours - others).any():
         return ""
-    low, high = interval(differences)
-    return f"{100 * differences.mean():+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+    value, low, high = (100 * one for one in difference(ours, others))
+    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def main() -> None:
