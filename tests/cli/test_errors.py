@@ -46,7 +46,8 @@ pytestmark = pytest.mark.usefixtures("_hub_offline")
         (["info", "test_vit", "--rank=0"], "the rank of a search space is 1 or more, not 0"),
         (["info", "test_vit", "--classes=0"], "num_classes must be at least 1, not 0"),
         (["info", "test_vit", "--space=lorra-4"], "space 'lorra-4' is unknown: default, paper, lora-<r>"),
-        (["report", "nowhere"], r"nowhere is no run folder: it has no config\.yaml; make one with glora run"),
+        (["report", "nowhere"], r"nowhere: no such folder: give that of a run \(glora run\) or of a bench"),
+        (["report", "."], r"\. has neither config\.yaml, as the folder of a run, nor results\.jsonl"),
         (["search", "nowhere"], r"nowhere is no run folder: it has no config\.yaml; make one with glora run"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -69,3 +70,10 @@ def test_the_table_of_the_documentation_has_the_sizes(name: str) -> None:
     sizes = [peer(name, large(a)).size for a in ("vit_base_patch16_224", "vit_small_patch16_224")]
     assert table[name] == sizes, sizes
     assert EXACT.get(name, sizes[0]) == sizes[0]
+
+
+def test_settings_in_the_documentation_are_those_of_the_methods() -> None:
+    lines = DOCS.read_text("utf-8").splitlines()
+    for name, method in PEERS.items():
+        told = ", ".join(f"`{key}: {json.dumps(value)}`" for key, value in method.settings.items())
+        assert not told or f"| `{name}` | {told} |" in lines

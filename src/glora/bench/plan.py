@@ -150,8 +150,11 @@ def _method(
     if not ranked and ("rank" in entry or "ranks" in entry):
         raise ConfigError(f"{what}: {peer} has no rank")
     default = [4] if peer == GLORA else [PEERS[peer].settings.get("rank")]
-    given = entry.get("ranks", [entry["rank"]] if "rank" in entry else None)
-    for rank in default if given is None else _list(given, f"{what}: ranks", 1):
+    if "rank" in entry:
+        ranks: list[Any] = [_whole(entry["rank"], f"{what}: rank", 1)]
+    else:
+        ranks = _list(entry["ranks"], f"{what}: ranks", 1) if "ranks" in entry else default
+    for rank in ranks:
         yield (name, peer, options, rank), trained, grid
 
 

@@ -133,7 +133,8 @@ def _interval(value: Estimate | None, scale: int, sign: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    return re.sub("[" + re.escape("".join(_LATEX)) + "]", lambda found: _LATEX[found[0]], text)
+    plain = re.sub("[" + re.escape("".join(_LATEX)) + "]", lambda found: _LATEX[found[0]], text)
+    return re.sub(r"(?<![^ (])-(?=\d)", "$-$", plain)  # a minus, and no hyphen
 
 
 FORMATS: dict[TableFormat, Callable[[Table], str]] = {"markdown": _markdown, "latex": _latex, "csv": _csv}

@@ -118,8 +118,7 @@ def make_table(results: Results, reference: str | None = None, published: Sequen
     notes = [_what(columns, rows, parts), *_comparisons(rows, parts, reference), *_incomplete(rows, parts, found)]
     notes += _uneven(rows, parts, found, to)
     notes += [f"warning: {caution}" for caution in cautions(results.cells)]
-    failures = sorted(results.failures, key=lambda one: (one.task, one.method, one.seed))
-    notes += [f"warning: failed: {failure}" for failure in failures]
+    notes += [f"warning: {failure}" for failure in results.told_failures()]
     notes += differences(published, results.cells) if published else []
     return Table(tuple(map(_grouped, columns)), (*rows, *others), reference, tuple(notes))
 

@@ -54,8 +54,8 @@ def bench(
         print_json(about | ({"table": make_table(results).to_dict()} if results.cells else {}))
     elif results.cells:
         print(render(make_table(results)), end="")
-    for line in failed:
-        print(f"failed: {line['method']} on {line['task']}, seed {line['seed']}: {line['error']}", file=sys.stderr)
+    for line in results.told_failures():
+        print(line, file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -19,7 +19,7 @@ from glora.comparison import Comparison
 from glora.config import RunConfig, parse_count
 from glora.data import Preprocessing
 from glora.demo import demo_config
-from glora.errors import ConfigError
+from glora.errors import CheckpointError, ConfigError
 from glora.files import locked
 from glora.find import Signal
 from glora.inference import adapter_of, open_adapter, open_classifier
@@ -284,6 +284,12 @@ def report(run: str, json: bool = False) -> None:
     folder = Path(run)
     if (folder / RESULTS).is_file():
         page = write_bench_report(folder)
+    elif not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder: give that of a run (glora run) or of a bench (glora bench)")
+    elif not (folder / "config.yaml").is_file():
+        raise CheckpointError(
+            f"{folder} has neither config.yaml, as the folder of a run, nor {RESULTS}, as that of a bench"
+        )
     else:
         RunConfig.load(run)
         page = write_report(folder)

@@ -68,7 +68,9 @@ def make(name: str, dir: str, seed: int = 0, test: int | None = None, json: bool
     print_results(result | {"next": f"glora run --data {shlex.quote(str(made.folder))} --model NAME"}, json)
 
 
-def check(dir: str, protocol: Protocol | None = None, skip_bad: bool = False, json: bool = False) -> None:
+def check(
+    dir: str, protocol: Literal["vtab", "fewshot", "domain"] | None = None, skip_bad: bool = False, json: bool = False
+) -> None:
     """Read a folder of images as glora run would, every image of it, and tell what there is and what is wrong.
 
     Exit code 0: it can be used as it is; 2: it cannot. With --protocol: the lists and images of all its data sets.
@@ -79,7 +81,7 @@ def check(dir: str, protocol: Protocol | None = None, skip_bad: bool = False, js
         skip_bad: take images that cannot be read for skipped, as glora run --skip-bad does, not for problems.
         json: print the results as JSON.
     """
-    if protocol not in (None, "own"):
+    if protocol is not None:
         problems = _check_protocol(protocol, dir, json)
     else:
         found = _look(dir, skip_bad)

@@ -47,8 +47,9 @@ class Axis:
         pad: float = 0.05,
         log: bool = False,
         whole: bool = False,
+        most: float = math.inf,
     ) -> Axis:
-        """An axis around the finite ones of ``values``, with a margin of ``pad`` of the span on both sides."""
+        """An axis around the finite ones of ``values``, with a margin of ``pad`` of the span, not above ``most``."""
         values = list(values)
         zero = log and 0 in values
         finite = [value for value in values if math.isfinite(value) and (value > 0 or not log)] or [1.0]
@@ -62,7 +63,7 @@ class Axis:
             left = (high / low) ** (1 / 7) if zero else factor
             return cls(label, low / left, high * factor, write, log=True, zero=zero)
         margin = pad * (high - low)
-        return cls(label, low - margin, high + margin, write, whole=whole)
+        return cls(label, low - margin, min(high + margin, most), write, whole=whole)
 
     def share(self, value: float) -> float:
         """Where ``value`` lies: 0 at the low end, 1 at the high one."""

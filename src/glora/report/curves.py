@@ -43,7 +43,7 @@ def _costs(key: str, table: Tally, series: Series, column: Column | None = None)
     sizes = [size for _, size, _ in points]
     chart = Chart(
         Axis.fit("parameters beside the head", sizes, words.short, log=True),
-        Axis.fit("accuracy, %", ends, in_percent, pad=0.08),
+        Axis.fit("accuracy, %", ends, in_percent, pad=0.08, most=max(1.0, *ends)),
         height=330 if column is None else 250,
     )
     front = _front(points)
@@ -141,7 +141,7 @@ class _Curve(NamedTuple):
 def _banded(axis: Axis, curves: Sequence[_Curve], what: str) -> Chart:
     """Curves with a band of one deviation each way."""
     edges = [end for curve in curves for _, one in curve.points for end in (one.low, one.high)]
-    chart = Chart(axis, Axis.fit("accuracy, %", edges, in_percent))
+    chart = Chart(axis, Axis.fit("accuracy, %", edges, in_percent, most=max(1.0, *edges)))
     for number, _, points in curves:
         chart.band([(x, one.low, one.high) for x, one in points], f"series-{number}")
         chart.line([(x, one.mean) for x, one in points], f"series-{number}")

@@ -39,6 +39,16 @@ class Results:
         failures = {one.place: one for one in self.failures if one.place not in cells}
         return Results(tuple(cells.values()), tuple(failures.values()))
 
+    def told_failures(self) -> list[str]:
+        """What failed, a line for each error: one that many cells share is told once."""
+        errors: dict[str, list[Failure]] = {}
+        for one in sorted(self.failures, key=lambda one: str(one.place)):
+            errors.setdefault(one.error, []).append(one)
+        return [
+            f"failed: {own[0]}" if len(own) == 1 else f"failed: {own[0].place} and {len(own) - 1} more cells: {error}"
+            for error, own in errors.items()
+        ]
+
     def of(self, keys: Iterable[str]) -> Results:
         """What is known of the cells with these keys."""
         kept = set(keys)
