@@ -238,6 +238,17 @@ def test_check_names_every_bad_image(tmp_path: Path) -> None:
     assert [f"problem {problem}" for problem in json.loads(found.out)["problems"]] == problems
 
 
+def test_check_names_bad_images_of_a_folder_that_cannot_be_listed_too(tmp_path: Path) -> None:
+    root = paint(tmp_path / "x", {"blue": 5, "red": 5})
+    (root / "empty").mkdir()
+    cut_short(root / "red" / "03.png")
+    done = call("data", "check", root)
+    assert done.code == 2
+    first, second = (line for line in done.out.splitlines() if line.startswith("problem "))
+    assert "empty: holds no images" in first
+    assert "red/03.png: is damaged or cut short" in second
+
+
 def test_check_of_a_damaged_image_in_vtab_layout(sprites: Path) -> None:
     cut_short(sprites / "images" / "test" / "000002.png")
     done = call("data", "check", sprites)
@@ -269,7 +280,7 @@ def test_check_of_a_folder_that_cannot_be_listed(spoil: object, message: str, sp
     assert done.code == 2
     (problem,) = done.out.splitlines()
     assert re.match(rf"problem .*{message}", problem)
-    assert done.err == f"glora: {root} cannot be used as it is: 1 problem, named above\n"
+    assert done.err.splitlines()[-1] == f"glora: {root} cannot be used as it is: 1 problem, named above"
     assert json.loads(call("data", "check", root, "--json").out) == {
         "data": str(root),
         "problems": [problem.removeprefix("problem ")],

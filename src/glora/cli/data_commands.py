@@ -16,6 +16,7 @@ from rich.text import Text
 
 from glora.cli.console import ConsoleProgress, print_json, print_results, stdout
 from glora.data import Listing, Part, digest, k_shot, list_data, write_table
+from glora.data.folder import images_in
 from glora.data.images import decode, quiet
 from glora.data.made import MADE, make_data
 from glora.data.shift import shift_data
@@ -234,7 +235,9 @@ def _look(folder: str, skip_bad: bool) -> _Check:
     try:
         listing = list_data(folder, skip_bad=True)
     except DataError as error:
-        return _Check(folder, None, Counter(), [str(error)])
+        path = Path(folder)
+        sides, bad = _decoded(list(images_in(path)) if path.is_dir() else [])
+        return _Check(folder, None, sides, [str(error), *(text for text in bad.values() if text != str(error))])
     sides, bad = _decoded(
         [image for part in (listing.train, listing.val, listing.test) if part for image in part.images]
     )
