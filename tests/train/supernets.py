@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import glora
 from glora import GLoRAModel, SearchSpace, Structure, TrainSettings
 from glora.data import Samples
+from glora.structure import Form
 from helpers import MLP, randomise_backbone
 from oracles import dense
 
@@ -90,6 +91,15 @@ class HandWritten:
                 square = self.second[name] / (1 - 0.999 ** self.steps[name])
                 p.copy_(p * (1 - lr * decay) - lr * mean / (square.sqrt() + 1e-8))
         return loss.item()
+
+
+def read_by(names: Container[str], layer: str, tensor: str, form: Form) -> set[str]:
+    """Those of the parameters called ``names`` that a form reads: of its kind alone where there are such."""
+    prefix = f"{layer}.support.{tensor}"
+    if form.kind == "mul":
+        return {f"{prefix}_mul_down", f"{prefix}_mul_up"}
+    own = f"{prefix}_{form.kind}"
+    return {own if own in names else prefix, *([f"{prefix}_up"] if form.rank else [])}
 
 
 def rate(settings: TrainSettings, step: int, steps: int) -> float:

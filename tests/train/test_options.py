@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from supernets import BATCH, COUNT, HandWritten, Watched, X, Y, net_of, rate, same, state
+from supernets import BATCH, COUNT, HandWritten, Watched, X, Y, net_of, rate, read_by, same, state
 from torch import Tensor
 
 import glora
@@ -99,7 +99,7 @@ class Scaled(HandWritten):
         if not tensor:
             return "head"
         form = structure[layer][tensor[0]]
-        if (tensor.endswith("_up") and not form.rank) or ("_mul_" in tensor) != (form.kind == "mul"):
+        if form.kind == "none" or name not in read_by(self.trained, layer, tensor[0], form):
             return "none"
         return "rank" if form.rank else form.kind
 
