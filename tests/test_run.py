@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from glora.data import ImageSamples, Preprocessing
 from glora.errors import DataError
 from glora.evaluate import predict_logits
 from glora.run import Run
+from glora.train import train_supernet
 from oracles.brute_force import parameters
 from small_run import (
     FILES,
@@ -183,6 +185,26 @@ def test_fine_tuning_keeps_the_structure_and_moves_the_weights(tmp_path: Path) -
     with run.net.using(run.search().best):
         wanted = predict_logits(run.net, run.data.val)
     assert torch.equal(wanted, predict_logits(run.tune(), run.data.val))
+
+
+def test_fine_tuning_has_a_rate_of_its_own(tmp_path: Path) -> None:
+    def tuned(name: str, **changes: object) -> Run:
+        folder = copy_of(finished(), tmp_path / name)
+        (folder / "adapter.safetensors").unlink()
+        before = yaml.safe_load((folder / "config.yaml").read_text())
+        (folder / "config.yaml").write_text(yaml.safe_dump(before | changes))
+        run = Run(RunConfig.load(folder), Told())
+        run.tune()
+        return run
+
+    net = tuned("inherited", finetune_epochs=0).tune()
+    run = tuned("faster", finetune_lr=7e-3)
+    settings = run.config.train_settings(2)
+    train_supernet(net, run.data.train, settings=replace(settings, lr=7e-3))
+    found = run.tune().adapter_parameters()
+    assert all(p.equal(found[name]) for name, p in net.adapter_parameters().items())
+    usual = tuned("usual").tune().adapter_parameters()
+    assert not all(p.equal(usual[name]) for name, p in net.adapter_parameters().items())
 
 
 # One seed, one result

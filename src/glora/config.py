@@ -29,7 +29,7 @@ _BASELINES = ("none", "probe+lora", "all")
 # What may still change while the search has not begun; the other settings, while the training has not.
 _OF_THE_SEARCH = frozenset(
     "budget strategy eval_batch_size generations population parents mutants crossovers mutation fitness folds select "
-    "prune finetune_epochs baselines random_subnets tau tau_epochs".split()
+    "prune finetune_epochs finetune_lr baselines random_subnets tau tau_epochs".split()
 )
 # What no result depends on.
 _FREE = frozenset({"out", "workers", "ray"})
@@ -120,6 +120,7 @@ class RunConfig:
         select: take the best structure; the smallest of those that are not distinguishably worse; or a soup, the mean
             of the weights of several.
         finetune_epochs: further passes over the training set for the chosen subnet alone, from the supernet's weights.
+        finetune_lr: peak learning rate of that; lr, at which baselines are trained too, if not given.
         baselines: what to train equally long and compare with: none; probe+lora, a linear probe and a uniform LoRA of
             at least the found size; or all, SSF, BitFit and uniform A low-rank with C and D vectors too. But for none,
             random structures are scored too, as many as the search scored.
@@ -181,6 +182,7 @@ class RunConfig:
     folds: int = 5
     select: Select = "best"
     finetune_epochs: int = 0
+    finetune_lr: float | None = None
     baselines: Literal["none", "probe+lora", "all"] = "probe+lora"
     random_subnets: int = 20
     tau: int = 0
@@ -212,6 +214,7 @@ class RunConfig:
         check_workers(self.fitness, self.workers, self.ray)
         self.search_space()
         self.train_settings()
+        self.train_settings(lr=self.finetune_lr)
         self.make_strategy(SearchSpace().bind({}))  # refused now if it would be after hours of training
 
     @property
@@ -270,11 +273,11 @@ class RunConfig:
             probability=self.mutation,
         )
 
-    def train_settings(self, epochs: int | None = None) -> TrainSettings:
-        """The part that concerns training; for another number of epochs, if given."""
+    def train_settings(self, epochs: int | None = None, lr: float | None = None) -> TrainSettings:
+        """The part that concerns training; for another number of epochs and another learning rate, if given."""
         return TrainSettings(
             epochs=self.epochs if epochs is None else epochs,
-            lr=self.lr,
+            lr=self.lr if lr is None else lr,
             weight_decay=self.weight_decay,
             warmup_epochs=self.warmup_epochs,
             batch_size=self.batch_size,

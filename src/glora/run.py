@@ -170,7 +170,7 @@ class Run:
                     save(poured, first, extra=self.extra() | {"soup": found.soup.to_dict()})
                 if epochs:
                     net = load(self._backbone().model, first)
-                    self.fit(net, "fine-tuning", state, self.config.train_settings(epochs))
+                    self.fit(net, "fine-tuning", state, self.config.train_settings(epochs, self.config.finetune_lr))
                     save(net, path, extra=self.extra())
             inherited.unlink(missing_ok=True)
             state.unlink(missing_ok=True)

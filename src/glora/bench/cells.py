@@ -20,7 +20,7 @@ GLORA = "glora"
 # Settings of the whole procedure beside those of training, and beside the rank.
 SEARCHED = tuple(
     "space layers gains storage bias recompute budget strategy generations population parents mutants crossovers "
-    "mutation prune fitness folds select finetune_epochs".split()
+    "mutation prune fitness folds select finetune_epochs finetune_lr".split()
 )
 Final = Literal["train", "train+val"]
 
@@ -98,6 +98,8 @@ class Cell:
         # As results of before these were settings.
         if config["augment"] == "none":
             del config["augment"]
+        if config["finetune_lr"] is None:
+            del config["finetune_lr"]
         if self.peer != GLORA or config["storage"] == "shared":
             del config["storage"]
             options.pop("storage", None)

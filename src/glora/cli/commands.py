@@ -93,6 +93,7 @@ def search(
     fitness: Signal | None = None,
     select: Select | None = None,
     finetune_epochs: int | None = None,
+    finetune_lr: float | None = None,
     workers: int | None = None,
     ray: str | None = None,
     json: bool = False,
@@ -109,6 +110,7 @@ def search(
         fitness: what structures are ranked by: accuracy, loss, cv or cv-loss.
         select: best, smallest of those that are not distinguishably worse, or a soup of several.
         finetune_epochs: further epochs for the chosen subnet alone.
+        finetune_lr: peak learning rate of these.
         workers: processes that evaluate candidates, more than one by Ray (extra ray); same result.
         ray: address of a Ray cluster where the workers shall be ("auto" for one that runs here).
         json: print the results as JSON.
@@ -120,6 +122,7 @@ def search(
         "fitness": fitness,
         "select": select,
         "finetune_epochs": finetune_epochs,
+        "finetune_lr": finetune_lr,
         "workers": workers,
         "ray": ray,
     }
