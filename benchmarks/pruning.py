@@ -145,6 +145,7 @@ def main() -> None:
     arguments = parser(__doc__ or "", "pruning")
     arguments.add_argument("--batch", type=int, default=50, help="samples evaluated together (default: %(default)s)")
     arguments.add_argument("--seeds", type=int, default=3)
+    arguments.add_argument("--only", choices=["synthetic", "vit"], help="one of the two parts")
     given = arguments.parse_args()
     generations, population, epochs = (4, 20, 2) if given.quick else (20, 50, 30)
     numbers = {"generations": generations, "population": population}
@@ -165,15 +166,16 @@ def main() -> None:
             "random": lambda: RandomSearch(space, budget, seed=seed, evaluations=count, batch=population),
         }
 
-    for samples in (200, 1000):
+    for samples in (200, 1000) if given.only != "vit" else ():
         for label, mean, skill in (("hard", 0.0, 0.7), ("middling", 1.5, 0.5), ("easy", 3.5, 0.3)):
             for seed in range(1 if given.quick else given.seeds):
                 scorer = Synthetic(space_of(12, 384), samples, given.batch, mean, skill, seed)
                 for strategy, make in strategies(space_of(12, 384), seed).items():
                     found, *_ = both(make, scorer)
                     add(f"{strategy}: synthetic, {label}, {samples} samples, seed {seed}", found, None)
-    net, val = supernet(32, 8, epochs)
-    for batch in sorted({given.batch, 25}, reverse=True):
+    real = None if given.only == "synthetic" else supernet(32, 8, epochs)
+    for batch in sorted({given.batch, 25, 10}, reverse=True) if real else ():
+        net, val = real
         evaluator = Evaluator(net, val, batch)
         for seed in range(1 if given.quick else given.seeds):
             found, *took = both(strategies(net.bound, seed)["evolution"], evaluator)
