@@ -173,7 +173,7 @@ def best(found: SearchResult) -> list[Candidate]:
     return sorted(found.history, key=Candidate.rank_key, reverse=True)[:POOL]
 
 
-@pytest.mark.parametrize("seed", [3, 4])
+@pytest.mark.parametrize("seed", [5, 8])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_pruning_finds_the_same(seed: int, precision: Any) -> None:
     labels = table(seed)[0]
@@ -208,8 +208,9 @@ def test_structures_that_compute_the_same_are_evaluated_once() -> None:
     net = net_of()
     with torch.no_grad():
         for layer in net.layers.values():
-            for tensor in ("A", "B", "C"):
-                layer.support.get_parameter(tensor).zero_()
+            for name, parameter in layer.support.named_parameters():
+                if name[0] in "ABC" and not name.endswith("_up"):
+                    parameter.zero_()
     seen: list[int] = []
     net.model.out.register_forward_hook(lambda _, given, out: seen.append(len(given[0])))
     found = search(net, (X, table(0)[0]), prune=False, batch_size=400, **SMALL)

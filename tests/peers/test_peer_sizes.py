@@ -60,6 +60,7 @@ EXACT = {
 
 def sizes_of_the_table() -> dict[str, list[int]]:
     rows = [line.split("|") for line in DOCS.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    rows = [row for row in rows if len(row) == 9]  # and not those of the settings
     return {row[1].strip(" `"): [int(cell.strip().replace(",", "")) for cell in row[-3:-1]] for row in rows}
 
 
