@@ -78,8 +78,7 @@ class Bench:
 
     def train(self, space: SearchSpace, seed: int, lr: float) -> glora.GLoRAModel:
         """A structure or a supernet, trained on random labels."""
-        # Shared, as it was for all when this was measured; it is of the supernet alone.
-        net = glora.adapt(self.model(), space, head="head", storage="shared", seed=seed)
+        net = glora.adapt(self.model(), space, head="head", seed=seed)
         settings = TrainSettings(epochs=self.setting.epochs, batch_size=50, lr=lr, weight_decay=0, seed=seed)
         glora.train_supernet(net, self.labels(seed), None, settings)
         return net

@@ -30,7 +30,6 @@ from glora.evaluate import Evaluator
 from glora.model import GLoRAModel
 from glora.strategies import SearchResult
 from glora.strategies.operators import legal_sample
-from glora.support import Storage
 
 BUDGET = 147_456
 PAPER = SearchSpace(4)
@@ -46,12 +45,13 @@ FIXED = {
 }
 SUBNETS = 5
 RANDOM, EVOLUTION = f"random subnets, mean of {SUBNETS}", "the authors' evolution"
+RANDOM_WITHIN, EVOLUTION_WITHIN = (f"{name}, trained in the budget" for name in (RANDOM, EVOLUTION))
 CONTROL, OURS = "ours, with a random structure of that size", "ours"
-METHODS = (*FIXED, RANDOM, EVOLUTION, CONTROL, OURS)
+METHODS = (*FIXED, RANDOM, EVOLUTION, RANDOM_WITHIN, EVOLUTION_WITHIN, CONTROL, OURS)
 SUPERNET_LR = 1e-3  # that of balanced gains
-# Ours fine-tunes at the rate that was best on other drawings of two of the tasks; fixed structures have two to choose.
-RATES = dict.fromkeys(FIXED, (1e-3, 3e-3)) | {RANDOM: (SUPERNET_LR,), EVOLUTION: (SUPERNET_LR,)}
-RATES |= dict.fromkeys((CONTROL, OURS), (1e-3, 3e-3))
+# To choose from on validation; a search with inherited weights has the supernet's alone.
+RATES = dict.fromkeys(METHODS, (1e-3, 3e-3))
+RATES |= dict.fromkeys((RANDOM, EVOLUTION, RANDOM_WITHIN, EVOLUTION_WITHIN), (SUPERNET_LR,))
 
 
 class Bench:
@@ -68,25 +68,26 @@ class Bench:
             net = self.task.net(FIXED[method])
             self.train(net, self.given.epochs, self.lr)
             found = self.score(net, net.active)
-        elif method == RANDOM:
-            found = self.random()
-        elif method == EVOLUTION:
-            found = self.evolved()
+        elif method in (RANDOM, RANDOM_WITHIN):
+            found = self.random(within=method == RANDOM_WITHIN)
+        elif method in (EVOLUTION, EVOLUTION_WITHIN):
+            found = self.evolved(within=method == EVOLUTION_WITHIN)
         else:
             found = self.ours(searched=method == OURS)
         return {**found, "seconds": round(time.perf_counter() - began, 1)}
 
-    def train(self, net: GLoRAModel, epochs: int, lr: float) -> None:
+    def train(self, net: GLoRAModel, epochs: int, lr: float, budget: int | None = None) -> None:
         """Train on the 800 images."""
-        glora.train_supernet(net, self.task.data.train, None, settings(epochs, self.seed, lr=lr))
+        how = settings(epochs, self.seed, lr=lr, train_budget=budget)
+        glora.train_supernet(net, self.task.data.train, None, how)
 
-    def supernet(self, space: SearchSpace, epochs: int, storage: Storage) -> GLoRAModel:
-        """A trained supernet; the same one for all that ask for the same training."""
-        net = self.task.net(space, storage=storage)
-        kind = "paper" if space is PAPER else "finer"
-        path = self.folder / f"{self.task.name} {self.task.size} seed {self.seed} {kind} {storage} {epochs}.safetensors"
+    def supernet(self, space: SearchSpace, epochs: int, within: bool = False) -> GLoRAModel:
+        """A trained supernet, if wished of structures within the budget alone; one for all that ask for the same."""
+        net = self.task.net(space)
+        kind = f"{'paper' if space is PAPER else 'finer'}{' within' if within else ''}"
+        path = self.folder / f"{self.task.name} {self.task.size} seed {self.seed} {kind} {epochs}.safetensors"
         if not path.is_file():
-            self.train(net, epochs, SUPERNET_LR)
+            self.train(net, epochs, SUPERNET_LR, BUDGET if within else None)
             path.parent.mkdir(parents=True, exist_ok=True)
             save_supernet(net, path)
         load_supernet(net, path)
@@ -105,9 +106,9 @@ class Bench:
             "right": test.right,
         }
 
-    def random(self) -> dict[str, Any]:
+    def random(self, within: bool) -> dict[str, Any]:
         """Subnets that nobody has chosen, with inherited weights."""
-        net, generator = self.supernet(PAPER, self.given.epochs, "separate"), random.Random(f"random {self.seed}")
+        net, generator = self.supernet(PAPER, self.given.epochs, within), random.Random(f"random {self.seed}")
         scores = [self.score(net, legal_sample(net.bound, BUDGET, generator)) for _ in range(SUBNETS)]
         return {key: statistics.mean(score[key] for score in scores) for key in ("size", "val", "test")}
 
@@ -124,23 +125,22 @@ class Bench:
             **how,
         )
 
-    def evolved(self) -> dict[str, Any]:
+    def evolved(self, within: bool) -> dict[str, Any]:
         """The paper's procedure: a supernet of random structures, evolution by accuracy, inherited weights."""
-        net = self.supernet(PAPER, self.given.epochs, "separate")
+        net = self.supernet(PAPER, self.given.epochs, within)
         found = self.search(net)
         return self.score(net, found.best) | {"structure": found.best.to_dict(), "effort": found.effort}
 
     def ours(self, searched: bool) -> dict[str, Any]:
         """A third of the steps for a supernet with finer ranks, the surrogate by loss, the rest for what it found.
 
-        On other drawings of two of the tasks what was found became better from a supernet with shared storage, though
-        its subnets are worse as they stand.
+        The supernet and its search are the same for both learning rates, which are those of what was found.
         """
         short = self.given.epochs // 3
         kind = f"{'ours' if searched else 'control'} {short} of {self.given.evaluations}"
         path = self.folder / f"{self.task.name} {self.task.size} seed {self.seed} {kind}.safetensors"
         if not path.is_file():
-            net = self.supernet(FINER, short, "shared")
+            net = self.supernet(FINER, short)
             found = self.search(net, strategy="surrogate", fitness="loss").best if searched else self.control(net)
             net.save(path, found)
         tuned = glora.load(self.task.backbone().model, path)

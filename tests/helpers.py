@@ -44,7 +44,7 @@ def adapted(
     module: nn.Linear,
     forms: Mapping[str, tuple[Form, ...]] = FORMS,
     gains: Mapping[str, float] | None = None,
-    storage: Storage = "separate",
+    storage: Storage = "shared",
 ) -> AdaptedLinear:
     return AdaptedLinear(module, forms, gains or {}, Scratch(), storage=storage)
 

@@ -42,7 +42,7 @@ def test_a_supernet_is_restored_in_full(tmp_path: Path) -> None:
         (lambda: glora.adapt(MLP(), SearchSpace(2)), "a supernet with another space"),
         (lambda: glora.adapt(MLP(), SearchSpace.paper(2), "first"), "a supernet with another layers"),
         (lambda: glora.adapt(MLP(), SearchSpace.paper(2), gains="paper"), "a supernet with another gains"),
-        (lambda: glora.adapt(MLP(), SearchSpace.paper(2), storage="shared"), "a supernet with another storage"),
+        (lambda: glora.adapt(MLP(), SearchSpace.paper(2), storage="separate"), "a supernet with another storage"),
         (lambda: glora.adapt(MLP(classes=5), SearchSpace.paper(2)), r"head\.out\.(weight|bias) is "),
         (lambda: glora.adapt(MLP(), SearchSpace.paper(2), head=False), "another layers"),
     ],
@@ -58,17 +58,17 @@ def test_a_supernet_of_other_settings_is_refused(tmp_path: Path, other: Callable
 
 def test_a_supernet_that_names_no_storage_has_a_shared_one(tmp_path: Path) -> None:
     path = tmp_path / "s.safetensors"
-    net = glora.adapt(MLP(), SearchSpace.paper(2), storage="shared")
+    net = glora.adapt(MLP(), SearchSpace.paper(2))
     randomise(net)
     save_supernet(net, path)
     metadata, tensors = parts(path)
     del metadata["storage"]
     rewrite(path, metadata, tensors)
-    other = glora.adapt(MLP(), SearchSpace.paper(2), storage="shared")
+    other = glora.adapt(MLP(), SearchSpace.paper(2))
     load_supernet(other, path)
     assert all(p.equal(other.adapter_parameters()[name]) for name, p in net.adapter_parameters().items())
     with pytest.raises(CheckpointError, match="another storage"):
-        load_supernet(glora.adapt(MLP(), SearchSpace.paper(2)), path)
+        load_supernet(glora.adapt(MLP(), SearchSpace.paper(2), storage="separate"), path)
 
 
 def test_a_supernet_of_another_backbone_is_refused(tmp_path: Path) -> None:

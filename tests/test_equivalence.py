@@ -116,7 +116,7 @@ def test_what_is_zero_does_nothing() -> None:
     support = net.layers["first"].support
     with torch.no_grad():
         support.get_parameter("A_up")[:1].zero_()
-        support.parts("E", Form.SCALAR)[0].zero_()
+        support.parts("E", Form.SCALAR)[0][:1].zero_()
         net.layers["first"].bias.zero_()
     found = Equivalence(net)
     assert found.canonical(structure)["first"] == LayerStructure(A="rank-2", B="vector", C="rank-1")

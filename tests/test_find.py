@@ -173,7 +173,7 @@ def best(found: SearchResult) -> list[Candidate]:
     return sorted(found.history, key=Candidate.rank_key, reverse=True)[:POOL]
 
 
-@pytest.mark.parametrize("seed", [5, 8])
+@pytest.mark.parametrize("seed", [3, 4])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_pruning_finds_the_same(seed: int, precision: Any) -> None:
     labels = table(seed)[0]

@@ -203,8 +203,8 @@ def test_only_what_acts_gets_a_gradient() -> None:
     assert all(p.grad is None for name, p in net.model.named_parameters() if name in net.frozen_tensors())
 
 
-def test_structures_share_storage_where_asked() -> None:
-    net = net_of(storage="shared")
+def test_structures_share_storage() -> None:
+    net = net_of()
     layer = net.layers["first"]
     pointers = set()
     for form in ("rank-2", "vector", "scalar"):

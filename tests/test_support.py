@@ -20,7 +20,7 @@ from oracles import dense
 SHAPE = LayerShape(5, 7)
 
 
-def support(storage: Storage = "separate", **forms: list[str]) -> SupportTensors:
+def support(storage: Storage = "shared", **forms: list[str]) -> SupportTensors:
     return SupportTensors(SHAPE, {t: [Form.parse(f) for f in texts] for t, texts in forms.items()}, {}, storage)
 
 
@@ -44,7 +44,7 @@ def sizes(module: SupportTensors) -> dict[str, tuple[int, ...]]:
     ],
 )
 def test_only_what_the_forms_need_is_allocated(forms: dict[str, list[str]], wanted: dict[str, tuple[int, ...]]) -> None:
-    assert sizes(support("shared", **forms)) == wanted
+    assert sizes(support(**forms)) == wanted
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_only_what_the_forms_need_is_allocated(forms: dict[str, list[str]], want
 def test_separate_storage_has_a_parameter_for_each_kind(
     forms: dict[str, list[str]], wanted: dict[str, tuple[int, ...]]
 ) -> None:
-    module = support(**forms)
+    module = support("separate", **forms)
     assert sizes(module) == wanted
     pointers = {
         kind: {module.parts(tensor, Form.parse(text))[0].data_ptr() for text in texts if text.startswith(kind)}
@@ -113,7 +113,7 @@ def test_the_start_follows_from_the_generator_alone() -> None:
 
 
 def test_all_forms_of_a_tensor_read_the_same_memory_in_shared_storage() -> None:
-    module = SupportTensors(SHAPE, FORMS, {}, "shared")
+    module = SupportTensors(SHAPE, FORMS, {})
     for tensor in "ABC":
         reads = [module.parts(tensor, form) for form in FORMS[tensor] if form.kind in ("rank", "vector", "scalar")]
         assert len({down.data_ptr() for down, _ in reads}) == 1
@@ -137,7 +137,7 @@ def test_a_lower_rank_reads_the_first_columns() -> None:
 
 
 def test_gains_multiply_and_default_to_one() -> None:
-    module = SupportTensors(SHAPE, FORMS, {"B.vector": 0.5, "B.rank": 3.0}, "shared")
+    module = SupportTensors(SHAPE, FORMS, {"B.vector": 0.5, "B.rank": 3.0})
     with torch.no_grad():
         module.get_parameter("B").fill_(2.0)
     assert module.gain("B", Form.VECTOR) == 0.5

@@ -30,7 +30,7 @@ SMALL |= {"budget": 100, "batch_size": 20}
 def net_of() -> GLoRAModel:
     model = MLP()
     randomise_backbone(model)
-    net = glora.adapt(model, SearchSpace(2), storage="shared")  # with which many candidates are stopped
+    net = glora.adapt(model, SearchSpace(2))
     randomise(net, scale=0.5)
     return net
 

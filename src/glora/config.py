@@ -78,7 +78,7 @@ class RunConfig:
             (lora-8, ssf, ia3, bitfit, prompt, repadapter-8, frozen), which is trained alone and not searched.
         layers: glob over names of layers to adapt, such as "blocks.*.attn.*"; all supported layers if not given.
         gains: "balanced", or "paper" for the released code's (then lower lr to 1e-4).
-        storage: of the forms of a support tensor in a supernet: "separate", or "shared" by all as in the paper.
+        storage: of the forms of a support tensor in a supernet: "shared" by all as in the paper, or "separate".
         bias: for layers without a bias, "create" one when C or E act, or "keep" them without.
         epochs: passes over the training set, for the supernet and for each baseline.
         lr: peak learning rate of AdamW.
@@ -86,6 +86,8 @@ class RunConfig:
         warmup_epochs: epochs of linear warm-up, at most a tenth of all.
         paths: how the supernet's training draws structures: uniform, fair, sandwich or warmup, see docs/training.md.
         path_warmup: share of the training over which paths=warmup moves from the largest structure to random ones.
+        train_budget: most adapter parameters of a structure that the supernet's training draws, such as the budget of
+            the search; any if not given.
         none_rate: probability that a tensor is drawn as none where it may be; as any other form if not given.
         shallow_rate: probability that a step trains only the layers behind a random one, which makes it cheaper.
         ema: decay of the moving average of the trained tensors that is kept, such as 0.99; 0 for the last values.
@@ -148,7 +150,7 @@ class RunConfig:
     space: str | dict[str, Any] = "default"
     layers: str | None = None
     gains: GainPolicy = "balanced"
-    storage: Storage = "separate"
+    storage: Storage = "shared"
     bias: BiasPolicy = "create"
     epochs: int = 100
     lr: float = 1e-3
@@ -156,6 +158,7 @@ class RunConfig:
     warmup_epochs: int = 10
     paths: PathRule = "uniform"
     path_warmup: float = 0.25
+    train_budget: int | str | None = None
     none_rate: float | None = None
     shallow_rate: float = 0.0
     ema: float = 0.0
@@ -198,6 +201,8 @@ class RunConfig:
             object.__setattr__(self, "precision", native_precision())
         if self.budget is not None:
             object.__setattr__(self, "budget", parse_count(self.budget))
+        if self.train_budget is not None:
+            object.__setattr__(self, "train_budget", parse_count(self.train_budget))
         if self.out is None:
             object.__setattr__(self, "out", str(Path("runs") / (Path(self.data).resolve().name or "run")))
         for name, least in _LEAST.items():
@@ -286,6 +291,7 @@ class RunConfig:
             seed=self.seed,
             paths=self.paths,
             path_warmup=self.path_warmup,
+            train_budget=None if self.train_budget is None else parse_count(self.train_budget),
             none_rate=self.none_rate,
             shallow_rate=self.shallow_rate,
             ema=self.ema,

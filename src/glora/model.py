@@ -38,7 +38,7 @@ def adapt(
     num_classes: int | None = None,
     bias: BiasPolicy = "create",
     gains: GainPolicy | Mapping[str, Mapping[str, float]] = "balanced",
-    storage: Storage = "separate",
+    storage: Storage = "shared",
     recompute: bool = False,
     seed: int = 0,
 ) -> GLoRAModel:
@@ -58,8 +58,8 @@ def adapt(
         bias: for layers without a bias, ``"create"`` one when C or E act, or ``"keep"`` them without.
         gains: ``"balanced"``, ``"paper"`` (the released code's, all 1), or the gains of each layer; what a layer's
             mapping does not name is 1.
-        storage: ``"separate"`` parameters for low-rank forms, vector and scalar of a support tensor, or ``"shared"``
-            ones (the paper's weight entanglement).
+        storage: ``"shared"`` parameters for low-rank forms, vector and scalar of a support tensor (the paper's weight
+            entanglement), or ``"separate"`` ones.
         recompute: keep less for backward: outputs of norms and activations (``torch.nn``'s) that an adapted layer
             needs again are computed once more from what those modules keep anyway; the gradients are the same.
         seed: of the initial low-rank factors, prompts and adapters.
@@ -73,7 +73,7 @@ def adapt(
     if bias not in ("create", "keep"):
         raise ConfigError(f"bias is 'create' or 'keep', not {bias!r}")
     if storage not in ("separate", "shared"):
-        raise ConfigError(f"storage is 'separate' or 'shared', not {storage!r}")
+        raise ConfigError(f"storage is 'shared' or 'separate', not {storage!r}")
     space = SearchSpace() if space is None else space
     heads = resolve_heads(model, head, num_classes)
     targets = find_targets(model, layers, heads)
@@ -131,7 +131,7 @@ class GLoRAModel(Trainable):
         flags: Flags,
         watching: Sequence[RemovableHandle] = (),
         blocks: Mapping[str, AdaptedBlock] | None = None,
-        storage: Storage = "separate",
+        storage: Storage = "shared",
     ) -> None:
         super().__init__()
         self.model = model

@@ -1,4 +1,4 @@
-"""The trainable storage of a layer's support tensors: parameters that the forms read, each its own or all the same."""
+"""The trainable storage of a layer's support tensors: parameters that the forms read, all the same or each its own."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Gains = Mapping[str, float]
 """Gain of each tensor's kind of form, keyed ``"B.vector"``; a missing key is 1."""
 
 
-Storage = Literal["separate", "shared"]
-"""Whether low-rank forms, vector and scalar of a support tensor have parameters of their own or share one set."""
+Storage = Literal["shared", "separate"]
+"""Whether low-rank forms, vector and scalar of a support tensor share one set of parameters or have their own."""
 
 
 class SupportTensors(nn.Module):
@@ -49,7 +49,7 @@ class SupportTensors(nn.Module):
         shape: LayerShape,
         forms: Mapping[str, Iterable[Form]],
         gains: Gains,
-        storage: Storage = "separate",
+        storage: Storage = "shared",
         *,
         generator: torch.Generator | None = None,
         dtype: torch.dtype = torch.float32,

@@ -98,8 +98,9 @@ class Cell:
         # As results of before these were settings.
         if config["augment"] == "none":
             del config["augment"]
-        if config["finetune_lr"] is None:
-            del config["finetune_lr"]
+        for name in ("finetune_lr", "train_budget"):
+            if config[name] is None:
+                del config[name]
         if self.peer != GLORA or config["storage"] == "shared":
             del config["storage"]
             options.pop("storage", None)

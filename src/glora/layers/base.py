@@ -146,7 +146,7 @@ class AdaptedLayer(nn.Module, Place):
         scratch: Scratch,
         save_output: bool = True,
         generator: torch.Generator | None = None,
-        storage: Storage = "separate",
+        storage: Storage = "shared",
     ) -> None:
         super().__init__()
         weight = original.weight

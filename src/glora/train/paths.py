@@ -7,6 +7,7 @@ from functools import partial
 from typing import final
 
 from glora.space import BoundSpace
+from glora.strategies.operators import legal_sample
 from glora.structure import Form, Structure
 from glora.train.settings import TrainSettings
 
@@ -32,7 +33,8 @@ class Paths:
     - ``warmup``: the largest form of each gene with a probability that falls from 1 to 0 over the first
       ``path_warmup`` of the training, else a random one.
 
-    With ``shallow_rate`` a random structure is cut off now and then: none in the layers before a random one.
+    With ``train_budget`` a random structure is drawn as the search draws its first ones, so that what is trained is
+    what is searched. With ``shallow_rate`` one is cut off now and then: none in the layers before a random one.
 
     Args:
         bound: the search space.
@@ -60,6 +62,8 @@ class Paths:
         return self._random(random.Random(f"twin {self._settings.seed} {step}"), step)
 
     def _random(self, generator: random.Random, step: int) -> Structure:
+        if self._settings.train_budget is not None and self._bound.cardinality > 1:
+            return legal_sample(self._bound, self._settings.train_budget, generator)
         large = 1 - step / self._warmup if step < self._warmup else 0.0
         chosen = {gene: self._form(gene, generator, large) for gene in self._bound.genes}
         rate = self._settings.shallow_rate

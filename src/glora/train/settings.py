@@ -40,6 +40,7 @@ class TrainSettings:
         paths: how a step's structure is drawn, see :class:`glora.train.paths.Paths`.
         path_warmup: share of the training over which ``paths="warmup"`` moves from the largest structure to random
             ones.
+        train_budget: most adapter parameters of a structure that is drawn, only with ``paths="uniform"``; None for any.
         none_rate: probability that a tensor is drawn as none where it may be; None for as often as any other form.
         shallow_rate: probability that a step leaves the first layers, up to a random one, as they were, so that its
             backward pass ends there; every layer up to the last is as likely as any other.
@@ -67,6 +68,7 @@ class TrainSettings:
     evaluations: int = 10
     paths: PathRule = "uniform"
     path_warmup: float = 0.25
+    train_budget: int | None = None
     none_rate: float | None = None
     shallow_rate: float = 0.0
     ema: float = 0.0
@@ -102,6 +104,9 @@ class TrainSettings:
             raise ConfigError("paths=fair draws every form equally often: leave none_rate out")
         if self.paths == "fair" and self.shallow_rate:
             raise ConfigError("paths=fair draws every form equally often: leave shallow_rate out")
+        special = self.paths != "uniform" or self.none_rate is not None or self.shallow_rate
+        if self.train_budget is not None and special:
+            raise ConfigError("train_budget draws in a way of its own: leave paths, none_rate and shallow_rate out")
         check_augment(self.augment)
         for name, scale in (self.lr_scale or {}).items():
             if name not in _SCALED:
