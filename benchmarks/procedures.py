@@ -47,7 +47,8 @@ SUBNETS = 5
 RANDOM, EVOLUTION = f"random subnets, mean of {SUBNETS}", "the authors' evolution"
 RANDOM_WITHIN, EVOLUTION_WITHIN = (f"{name}, trained in the budget" for name in (RANDOM, EVOLUTION))
 CONTROL, OURS = "ours, with a random structure of that size", "ours"
-METHODS = (*FIXED, RANDOM, EVOLUTION, RANDOM_WITHIN, EVOLUTION_WITHIN, CONTROL, OURS)
+OURS_WITHIN = "ours, trained in the budget"
+METHODS = (*FIXED, RANDOM, EVOLUTION, RANDOM_WITHIN, EVOLUTION_WITHIN, CONTROL, OURS, OURS_WITHIN)
 SUPERNET_LR = 1e-3  # that of balanced gains
 # To choose from on validation; a search with inherited weights has the supernet's alone.
 RATES = dict.fromkeys(METHODS, (1e-3, 3e-3))
@@ -73,7 +74,7 @@ class Bench:
         elif method in (EVOLUTION, EVOLUTION_WITHIN):
             found = self.evolved(within=method == EVOLUTION_WITHIN)
         else:
-            found = self.ours(searched=method == OURS)
+            found = self.ours(searched=method != CONTROL, within=method == OURS_WITHIN)
         return {**found, "seconds": round(time.perf_counter() - began, 1)}
 
     def train(self, net: GLoRAModel, epochs: int, lr: float, budget: int | None = None) -> None:
@@ -131,16 +132,16 @@ class Bench:
         found = self.search(net)
         return self.score(net, found.best) | {"structure": found.best.to_dict(), "effort": found.effort}
 
-    def ours(self, searched: bool) -> dict[str, Any]:
+    def ours(self, searched: bool, within: bool) -> dict[str, Any]:
         """A third of the steps for a supernet with finer ranks, the surrogate by loss, the rest for what it found.
 
         The supernet and its search are the same for both learning rates, which are those of what was found.
         """
         short = self.given.epochs // 3
-        kind = f"{'ours' if searched else 'control'} {short} of {self.given.evaluations}"
+        kind = f"{'ours' if searched else 'control'}{' within' if within else ''} {short} of {self.given.evaluations}"
         path = self.folder / f"{self.task.name} {self.task.size} seed {self.seed} {kind}.safetensors"
         if not path.is_file():
-            net = self.supernet(FINER, short)
+            net = self.supernet(FINER, short, within)
             found = self.search(net, strategy="surrogate", fitness="loss").best if searched else self.control(net)
             net.save(path, found)
         tuned = glora.load(self.task.backbone().model, path)

@@ -238,7 +238,10 @@ def stop_at(epoch: int) -> Callable[[Any], None]:
     return stop
 
 
-@pytest.mark.parametrize("options", [ALL, {"paths": "fair", "ema": 0.99}, {"paths": "sandwich", "consistency": 1.0}])
+@pytest.mark.parametrize(
+    "options",
+    [ALL, {"paths": "fair", "ema": 0.99}, {"paths": "sandwich", "consistency": 1.0}, {"train_budget": 60, "ema": 0.9}],
+)
 @pytest.mark.parametrize("epoch", [1, 4])
 def test_a_training_with_options_goes_on_to_the_bit(
     options: dict[str, Any], epoch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

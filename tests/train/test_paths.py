@@ -106,6 +106,26 @@ def test_none_is_drawn_at_its_rate_and_the_other_forms_equally(rate: float) -> N
         assert all(abs(count - (1 - rate) * 2000 / len(others)) < 100 for count in others)
 
 
+def test_a_budget_for_training_holds_for_every_step_and_uses_all_of_it() -> None:
+    bound = space()
+    uniform = [bound.size(s) for s in draws(300, bound)]
+    budget = (bound.smallest + bound.largest) // 4
+    assert sum(size <= budget for size in uniform) < 150
+    sizes = [bound.size(s) for s in draws(300, bound, train_budget=budget)]
+    assert max(sizes) <= budget
+    assert max(sizes) > 0.9 * budget
+    assert min(sizes) < 0.2 * budget
+    paths = Paths(bound, TrainSettings(train_budget=budget), 100)
+    assert all(bound.size(paths.twin(step)) <= budget for step in range(100))
+    assert draws(300, bound, train_budget=bound.largest) == draws(300, bound)
+
+
+def test_a_budget_for_training_leaves_a_single_structure_alone() -> None:
+    bound = presets.lora(4).bind({"a": LayerShape(12, 8)})
+    (drawn,) = draws(1, bound, train_budget=10)
+    assert bound.size(drawn) == 80
+
+
 def test_shallow_steps_leave_every_number_of_first_layers_equally_often() -> None:
     names = ["a", "b", "c", "d"]
     bound = SearchSpace(2).bind({name: LayerShape(8, 8) for name in names})
