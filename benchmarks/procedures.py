@@ -231,6 +231,20 @@ def main() -> None:
         for method in METHODS
     }
     table(found, given.tasks)
+    by_rate = []
+    for method in (method for method in METHODS if len(RATES[method]) > 1):
+        means = [
+            np.mean(
+                [
+                    cells.found.get(key(t, s, method, lr), {}).get("test", np.nan)
+                    for t in given.tasks
+                    for s in given.seeds
+                ]
+            )
+            for lr in RATES[method]
+        ]
+        by_rate.append([method, *(_shown(100 * float(mean)) for mean in means)])
+    show("mean test accuracy in % at each learning rate", ["method", *map(str, RATES[OURS])], by_rate)
     save(given.out, " ".join(["python", *sys.argv]), given.device, list(cells.found.values()))
 
 
