@@ -260,3 +260,8 @@ def test_the_same_settings_pass_wherever_the_folder_lies_now(tmp_path: Path) -> 
     (tmp_path / "supernet.safetensors").touch()
     config(out="here", budget=3000, space={"A": ["vector", "none"]}).check(tmp_path)
     config().check(tmp_path / "nothing there")
+
+
+def test_a_budget_for_training_is_read_like_one_for_the_search() -> None:
+    config = RunConfig(data="digits", model="test_vit", train_budget="0.1M", budget="50k")
+    assert (config.train_budget, config.train_settings().train_budget, config.limit) == (100_000, 100_000, 50_000)
