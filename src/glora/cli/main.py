@@ -63,4 +63,9 @@ def _run(given: list[str]) -> int:
     if "config" in values:
         settings = {field: values.pop(field) for field in RunConfig.__dataclass_fields__}
         values |= {"config": RunConfig(**settings), "line": shlex.join(["glora", *given])}
-    return COMMANDS[name](**values) or 0
+    code = COMMANDS[name](**values) or 0
+    if name == "train":
+        from glora.train.processes import leave_group
+
+        leave_group()
+    return code

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["Processes"]
+__all__ = ["Processes", "leave_group"]
 
 
 class Processes:
@@ -53,3 +53,10 @@ class Processes:
     def wait(self) -> None:
         """Go on when all have come here."""
         self._state.wait_for_everyone()
+
+
+def leave_group() -> None:
+    """End the group of processes, if there is one, when all have come here: a process that exits in it may abort."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
