@@ -67,7 +67,7 @@ def test_the_adapted_model_stays_as_it_was(net: GLoRAModel) -> None:
     "change",
     [
         lambda plain: plain.first.weight[0].add_(0.5),
-        lambda plain: plain.second.bias.add_(0.05),
+        lambda plain: plain.second.bias[2].add_(0.05),
         lambda plain: plain.out.weight.neg_(),
         lambda plain: plain.second.weight.zero_(),
     ],
