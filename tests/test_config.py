@@ -62,7 +62,7 @@ def test_half_a_parameter_is_refused_rather_than_rounded(text: str | float) -> N
     ("setting", "message"),
     [
         ({"eval_batch_size": 0}, "eval_batch_size is 1 or more, not 0"),
-        ({"finetune_lr": -1.0}, "lr must not be negative, but is -1.0"),
+        ({"finetune_lr": -1.0}, "^finetune_lr must not be negative, but is -1.0"),
         ({"finetune_epochs": -1}, "finetune_epochs is 0 or more, not -1"),
         ({"random_subnets": -1}, "random_subnets is 0 or more, not -1"),
         ({"seed": -1}, "seed is 0 or more, not -1"),

@@ -213,13 +213,14 @@ class RunConfig:
         if self.baselines not in _BASELINES:
             near = near_miss(self.baselines, _BASELINES)
             raise ConfigError(f"baselines is none, probe+lora or all, not {self.baselines!r}{near}")
+        if self.finetune_lr is not None and not self.finetune_lr >= 0:
+            raise ConfigError(f"finetune_lr must not be negative, but is {self.finetune_lr}")
         if self.split_seed is not None and self.split_seed < 0:
             raise ConfigError(f"split_seed is 0 or more, not {self.split_seed}")
         check_signal(self.fitness, self.select)
         check_workers(self.fitness, self.workers, self.ray)
         self.search_space()
         self.train_settings()
-        self.train_settings(lr=self.finetune_lr)
         self.make_strategy(SearchSpace().bind({}))  # refused now if it would be after hours of training
 
     @property
