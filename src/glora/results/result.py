@@ -182,12 +182,7 @@ class Failure:
     """A cell that ended in an error, and has not been finished since."""
 
     key: str
-    protocol: str
-    task: str
-    shots: int | None
-    method: str
-    rank: int | None
-    seed: int
+    place: Place
     error: str
 
     @classmethod
@@ -199,19 +194,16 @@ class Failure:
         """
         return cls(
             key=fields.text("key", ...),
-            protocol=fields.text("protocol"),
-            task=fields.text("task", ...),
-            shots=fields.integer("shots", None),
-            method=fields.text("method", ...),
-            rank=fields.integer("rank", None),
-            seed=fields.integer("seed"),
+            place=Place(
+                fields.text("protocol"),
+                fields.text("task", ...),
+                fields.integer("shots", None),
+                fields.text("method", ...),
+                fields.integer("rank", None),
+                fields.integer("seed"),
+            ),
             error=fields.text("error"),
         )
-
-    @property
-    def place(self) -> Place:
-        """Where it would stand in the tables."""
-        return Place(self.protocol, self.task, self.shots, self.method, self.rank, self.seed)
 
     def __str__(self) -> str:
         """As it is told to people."""
