@@ -2,10 +2,10 @@
 
 Every method has the same budget of adapter parameters (147,456: LoRA of rank 2 on all linear layers of DINOv2-small, or
 low-rank A, C and D vectors at rank 1), the same number of training steps, batches and schedule, and every search the
-same number of evaluations; fixed structures have two learning rates to choose from, the others one. Whatever is chosen,
-the rate included, is chosen on the 200 validation images; the 1,000 test images are scored once per result. Results are
-lines of a JSON-lines file (--cells), so that a run that was stopped goes on; two processes may share it if they have
-different --tasks. `--table` prints what is there already and runs nothing.
+same number of evaluations; a single structure that is trained has two learning rates to choose from. Whatever is
+chosen, the rate included, is chosen on the 200 validation images; the 1,000 test images are scored once for each rate.
+Results are lines of a JSON-lines file (--cells), so that a run that was stopped goes on; two processes may share it if
+they have different --tasks. `--table` prints what is there already and runs nothing.
 """
 
 from __future__ import annotations

@@ -74,11 +74,13 @@ def train(config: RunConfig, line: str = "", json: bool = False) -> None:
     processes = Processes()
     if processes.index > 0:
         Run(config, SilentProgress(), line, writes=False).train()
+        processes.leave()
         return
     with ConsoleProgress() as progress, locked(config.folder):
         made = Run(config, progress, line)
         made.train()
         report = made.report()
+    processes.leave()
     result = {"supernet": str(made.folder / "supernet.safetensors"), "report": str(report)}
     print_results(result | {"next": f"glora search {shlex.quote(str(made.folder))}"}, json)
 

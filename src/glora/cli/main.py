@@ -63,9 +63,4 @@ def _run(given: list[str]) -> int:
     if "config" in values:
         settings = {field: values.pop(field) for field in RunConfig.__dataclass_fields__}
         values |= {"config": RunConfig(**settings), "line": shlex.join(["glora", *given])}
-    code = COMMANDS[name](**values) or 0
-    if name == "train":
-        from glora.train.processes import leave_group
-
-        leave_group()
-    return code
+    return COMMANDS[name](**values) or 0

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["Processes", "leave_group"]
+__all__ = ["Processes"]
 
 
 class Processes:
@@ -54,9 +54,8 @@ class Processes:
         """Go on when all have come here."""
         self._state.wait_for_everyone()
 
-
-def leave_group() -> None:
-    """End the group of processes, if there is one, when all have come here: a process that exits in it may abort."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
+    def leave(self) -> None:
+        """End the group of processes when all have come here, as the last thing: one that exits in it may abort."""
+        if self.count > 1:
+            self.wait()
+            torch.distributed.destroy_process_group()
