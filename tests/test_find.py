@@ -107,7 +107,7 @@ def test_settings_reach_the_evolution() -> None:
             search(net, data, **SMALL | setting)
 
 
-@pytest.mark.parametrize("name", ["random", "ageing", "nsga2", "surrogate"])
+@pytest.mark.parametrize("name", ["random", "ageing", "nsga2", "surrogate", "samplewise"])
 def test_other_strategies_score_as_many_and_resume(name: StrategyName, tmp_path: Path) -> None:
     net, data = net_of(), (X, table(0)[0])
     options: dict[str, Any] = {"strategy": name, "history": tmp_path / "s", "seed": 1, **SMALL}
@@ -138,7 +138,9 @@ def test_a_strategy_may_be_made_by_hand() -> None:
 
 
 def test_an_unknown_strategy_is_refused() -> None:
-    with pytest.raises(ConfigError, match="strategy 'luck' is unknown: evolution, random, ageing, nsga2, surrogate"):
+    with pytest.raises(
+        ConfigError, match="strategy 'luck' is unknown: evolution, random, ageing, nsga2, surrogate, samplewise"
+    ):
         search(net_of(), (X, table(0)[0]), strategy="luck")  # type: ignore[arg-type]
 
 

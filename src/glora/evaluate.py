@@ -132,18 +132,20 @@ def _outcomes(
     count, labels = len(samples), samples.labels.cpu()
     if count == 0:
         raise DataError("there are no samples to evaluate on")
-    right, losses, seen = torch.zeros(count, dtype=torch.bool), torch.zeros(count, dtype=torch.float64), 0
+    right, losses = torch.zeros(count, dtype=torch.bool), torch.zeros(count, dtype=torch.float64)
+    seen = torch.zeros(count, dtype=torch.bool)
     with _evaluating(model, precision) as device:
         for batch in batches:
             logits, own = _logits(model, samples, batch, device), labels[batch]
             _check_logits(int(labels.max()), logits)
             judged = _judge(logits, own)
             right[batch], losses[batch] = judged.correct, judged.losses
-            seen += len(batch)
-            if bar is not None and seen < count:
-                bound = _bound(count - seen + int(right.sum()), losses)
+            seen[batch] = True
+            if bar is not None and not seen.all():
+                bound = _bound(int((right | ~seen).sum()), losses)
                 if bound.key("accuracy") < bar:
-                    return Score.stopped(bound, seen, count)
+                    levels = loss_levels(losses.tolist(), seen.tolist())
+                    return Score.stopped(bound, int(seen.sum()), count, levels=levels)
     return Outcomes(right, losses)
 
 

@@ -141,7 +141,7 @@ def test_a_smaller_population_can_be_searched(tmp_path: Path) -> None:
     assert len((tmp_path / "new" / "search.jsonl").read_text().splitlines()) == 1 + 3 * 4
 
 
-@pytest.mark.parametrize("name", ["random", "ageing", "nsga2", "surrogate"])
+@pytest.mark.parametrize("name", ["random", "ageing", "nsga2", "surrogate", "samplewise"])
 def test_a_supernet_can_be_searched_by_another_strategy(name: str, tmp_path: Path) -> None:
     succeed("search", finished(), "--out", tmp_path / "new", "--strategy", name)
     header, *candidates = (tmp_path / "new" / "search.jsonl").read_text().splitlines()

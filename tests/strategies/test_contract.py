@@ -25,6 +25,7 @@ from glora.strategies import (
     Candidate,
     Evolution,
     RandomSearch,
+    Samplewise,
     Score,
     Strategy,
     StrategyName,
@@ -62,6 +63,7 @@ STRATEGIES: dict[str, Make] = {
     "nsga2": partial(NSGA2, generations=3, population=8),
     "surrogate": partial(Surrogate, evaluations=30, batch=8),
     "surrogate-priors": surrogate_with_priors,
+    "samplewise": partial(Samplewise, evaluations=30, first=8, batch=4),
 }
 
 
@@ -290,7 +292,7 @@ def test_a_search_is_the_same_in_any_process(environment: dict[str, str]) -> Non
         for seed in ("1", "2")
     }
     assert len(outputs) == 1
-    assert [len(json.loads(line)) for line in outputs.pop().splitlines()] == [32] * 5
+    assert [len(json.loads(line)) for line in outputs.pop().splitlines()] == [32] * len(get_args(StrategyName))
 
 
 @given(problems(), st.integers(0, 3))

@@ -93,7 +93,7 @@ class Table(Scorer):
             if bar is not None and seen < self.samples and best.key(self.fitness) < bar:
                 return Score.stopped(best, seen, self.samples, self.fitness)
         right = pack_bits(right for right, _ in row)
-        levels = loss_levels(loss for _, loss in row)
+        levels = loss_levels([loss for _, loss in row])
         return Score(*self.merit(structure), self.samples, right, fitness=self.fitness, levels=levels)
 
 

@@ -10,6 +10,7 @@ from glora.strategies.make import StrategyName, make_strategy
 from glora.strategies.nsga2 import NSGA2
 from glora.strategies.operators import crossover, legal_sample, mutate
 from glora.strategies.random_search import RandomSearch
+from glora.strategies.samplewise import Samplewise
 from glora.strategies.score import Candidate, Fitness, Key, Merit, Origin, Proposal, Score
 from glora.strategies.scorer import Batches, Scorer
 from glora.strategies.strategy import Strategy
@@ -28,6 +29,7 @@ __all__ = [
     "Origin",
     "Proposal",
     "RandomSearch",
+    "Samplewise",
     "Score",
     "Scorer",
     "SearchResult",

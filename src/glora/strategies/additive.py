@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from glora.space import BoundSpace
 from glora.structure import Form, Structure
 
-__all__ = ["AdditiveModel", "Table"]
+__all__ = ["AdditiveModel", "Array", "Covariance", "Table", "covariances", "fitted", "normal"]
 
 Array = NDArray[np.float64]
 Priors = Mapping[tuple[str, str], Mapping[Form, float]]
@@ -62,8 +62,17 @@ class Table:
     def row(self, structure: Structure) -> Array:
         """1 in the columns that the structure chooses, 0 in the others."""
         row = np.zeros(len(self))
-        row[[self._column[(layer, tensor), structure[layer][tensor]] for layer, tensor in self.genes]] = 1.0
+        row[self.chosen(structure)] = 1.0
         return row
+
+    def chosen(self, structure: Structure) -> NDArray[np.int64]:
+        """The column that the structure chooses of each gene."""
+        columns = [self._column[(layer, tensor), structure[layer][tensor]] for layer, tensor in self.genes]
+        return np.array(columns, dtype=np.int64)
+
+    def structure(self, chosen: NDArray[np.int64]) -> Structure:
+        """The structure of these columns, one of each gene."""
+        return self.space.build({self._columns[i][0]: self._columns[i][1] for i in chosen})
 
     def values(self, by_form: Priors) -> Array:
         """Values given by gene and form, as columns; 0 for those that are not named."""
@@ -79,7 +88,7 @@ class Table:
         chosen = self._at_price(worth, 0.0)
         if budget is not None and int(self.costs[chosen].sum()) > budget:
             chosen = self._filled(worth, self._bargain(worth, budget), budget)
-        return self.space.build({self._columns[i][0]: self._columns[i][1] for i in chosen})
+        return self.structure(chosen)
 
     def _at_price(self, worth: Array, price: float) -> NDArray[np.int64]:
         net = worth[self.options] - price * self.costs[self.options]
@@ -111,6 +120,39 @@ class Table:
 
 
 @final
+class Covariance:
+    """Of the worth of columns before any score: each one's own, and what columns share.
+
+    Args:
+        table: the space.
+        shared: share of the variance that the shared parts have.
+        prior: share of it that ``priors`` have.
+        priors: predicted worth of each column, of mean square 1; None for none.
+    """
+
+    def __init__(self, table: Table, shared: float, prior: float = 0.0, priors: Array | None = None) -> None:
+        self._shared, self._prior = shared, prior
+        self._priors = np.zeros(len(table)) if priors is None else priors
+        self._pools = (table.by_shape, table.everywhere)
+
+    def times(self, rows: Array) -> Array:
+        """Rows times the covariance."""
+        own: Array = (1 - self._prior) * (1 - self._shared) * rows
+        for pool in self._pools:
+            own += (1 - self._prior) * self._shared / len(self._pools) * _sums(rows, pool)[:, pool]
+        own += self._prior * np.outer(rows @ self._priors, self._priors)
+        return own
+
+    def draws(self, count: int, rng: random.Random) -> Array:
+        """Draws with that covariance: count x columns."""
+        drawn = (1 - self._shared) ** 0.5 * normal(count, len(self._priors), rng)
+        for pool in self._pools:
+            drawn += (self._shared / len(self._pools)) ** 0.5 * normal(count, pool.max(initial=-1) + 1, rng)[:, pool]
+        common = self._prior**0.5 * normal(count, 1, rng) * self._priors
+        return np.asarray((1 - self._prior) ** 0.5 * drawn + common)
+
+
+@final
 class AdditiveModel:
     """What is known of the worth of forms after some structures were scored.
 
@@ -124,12 +166,13 @@ class AdditiveModel:
     def __init__(self, table: Table, rows: Array, gains: Array, priors: Array) -> None:
         size = float(np.sqrt(np.mean(np.square(priors)))) if len(priors) else 0.0
         self._priors = priors / size if size > 0 else priors
-        self._pools = (table.by_shape, table.everywhere)
         self._rows = rows - rows.mean(axis=0) if len(rows) else rows
         self._gains = gains - gains.mean() if len(gains) else gains
-        self._shared, self._prior, self._noise, self._variance = _SHARED[1], 0.0, 1.0, 1.0
+        self._covariance, self._noise, self._variance = Covariance(table, _SHARED[1]), 1.0, 1.0
         if len(rows) > 1 and self._gains.any():
-            self._fit(_PRIOR if size > 0 else _PRIOR[:1])
+            shares = _PRIOR if size > 0 else _PRIOR[:1]
+            found = fitted(covariances(table, shares, self._priors), self._rows, self._gains)
+            self._covariance, self._noise, self._variance = found[0], found[1], float(found[2])
 
     def draws(self, count: int, rng: random.Random, spread: float = 1.0) -> Array:
         """Worth of every column, drawn from the posterior: float64, count x columns.
@@ -142,47 +185,46 @@ class AdditiveModel:
             rng: source of all draws.
             spread: what their deviation from the mean is multiplied by; 0 gives the mean.
         """
-        before = spread * self._variance**0.5 * self._from_before(count, rng)
+        before = spread * self._variance**0.5 * self._covariance.draws(count, rng)
         if not len(self._rows):
             return np.asarray(self._priors + before)
-        noise = spread * (self._variance * self._noise) ** 0.5 * _normal(count, len(self._rows), rng)
+        noise = spread * (self._variance * self._noise) ** 0.5 * normal(count, len(self._rows), rng)
         missed = self._gains - before @ self._rows.T - noise
-        kernel = self._rows @ self._times_covariance(self._rows).T
+        kernel = self._rows @ self._covariance.times(self._rows).T
         kernel[np.diag_indices_from(kernel)] += self._noise
-        return np.asarray(before + self._times_covariance(np.linalg.solve(kernel, missed.T).T @ self._rows))
+        return np.asarray(before + self._covariance.times(np.linalg.solve(kernel, missed.T).T @ self._rows))
 
-    def _fit(self, priors: Sequence[float]) -> None:
-        """Choose shares and noise by the leave-one-out error (Rasmussen & Williams 2006, equation 5.12)."""
-        best = np.inf
-        for shared in _SHARED:
-            for prior in priors:
-                self._shared, self._prior = shared, prior
-                values, vectors = np.linalg.eigh(self._rows @ self._times_covariance(self._rows).T)
-                for noise in np.array(_NOISE) * max(float(values.mean()), 1e-12):
-                    inverse = 1.0 / (np.maximum(values, 0.0) + noise)
-                    solved = vectors @ (inverse * (vectors.T @ self._gains))
-                    error = float(np.mean(np.square(solved / (np.square(vectors) @ inverse))))
-                    if error < best * (1 - 1e-6):  # beyond rounding
-                        best = error
-                        variance = float(self._gains @ solved) / len(self._gains)
-                        found = (shared, prior, float(noise), variance)
-        self._shared, self._prior, self._noise, self._variance = found
 
-    def _times_covariance(self, rows: Array) -> Array:
-        """Rows times the covariance of the columns' worth before any score."""
-        own: Array = (1 - self._prior) * (1 - self._shared) * rows
-        for pool in self._pools:
-            own += (1 - self._prior) * self._shared / len(self._pools) * _sums(rows, pool)[:, pool]
-        own += self._prior * np.outer(rows @ self._priors, self._priors)
-        return own
+def covariances(table: Table, shares: Sequence[float] = (0.0,), priors: Array | None = None) -> list[Covariance]:
+    """Those to choose from; ``shares`` are what the priors may have of the variance."""
+    return [Covariance(table, shared, share, priors) for shared in _SHARED for share in shares]
 
-    def _from_before(self, count: int, rng: random.Random) -> Array:
-        """Draws with that covariance: count x columns."""
-        drawn = (1 - self._shared) ** 0.5 * _normal(count, len(self._priors), rng)
-        for pool in self._pools:
-            drawn += (self._shared / len(self._pools)) ** 0.5 * _normal(count, pool.max(initial=-1) + 1, rng)[:, pool]
-        common = self._prior**0.5 * _normal(count, 1, rng) * self._priors
-        return np.asarray((1 - self._prior) ** 0.5 * drawn + common)
+
+def fitted(choice: Sequence[Covariance], rows: Array, values: Array) -> tuple[Covariance, float, Array]:
+    """Which covariance and noise predict best, by the leave-one-out error (Rasmussen & Williams 2006, equation 5.12).
+
+    Args:
+        choice: covariances to choose from.
+        rows: one a structure, less their mean; float64, structures x columns.
+        values: what was found of each structure, less its mean; float64, structures or structures x any number, which
+            are predicted apart and judged together.
+
+    Returns:
+        The covariance, the variance of the noise in units of what scales the covariance, and that scale, of each of
+        the values.
+    """
+    best = np.inf
+    for covariance in choice:
+        spectrum, vectors = np.linalg.eigh(rows @ covariance.times(rows).T)
+        turned = (vectors.T @ values).T
+        for noise in np.array(_NOISE) * max(float(spectrum.mean()), 1e-12):
+            inverse = 1.0 / (np.maximum(spectrum, 0.0) + noise)
+            solved = vectors @ (inverse * turned).T
+            error = float(np.mean(np.square(solved.T / (np.square(vectors) @ inverse))))
+            if error < best * (1 - 1e-6):  # beyond rounding
+                best = error
+                found = (covariance, float(noise), np.sum(values * solved, axis=0) / len(values))
+    return found
 
 
 def _numbered(labels: Sequence[object]) -> NDArray[np.int64]:
@@ -198,5 +240,6 @@ def _sums(rows: Array, pool: NDArray[np.int64]) -> Array:
     return np.asarray(rows @ members)
 
 
-def _normal(count: int, size: int, rng: random.Random) -> Array:
+def normal(count: int, size: int, rng: random.Random) -> Array:
+    """Standard normal draws: float64, count x size."""
     return np.array([rng.gauss(0.0, 1.0) for _ in range(count * size)]).reshape(count, size)

@@ -91,8 +91,7 @@ class Evolution(Strategy):
 
     def bar(self, found: Sequence[Candidate] = ()) -> Key | None:
         """The worst of the parents, once there are as many as shall be kept: whatever is worse is never bred from."""
-        best = self._able(found)[: self.parents]
-        return best[-1].score.key if len(best) == self.parents else None
+        return self._worst_of_best(self.parents, found)
 
     def _settings(self) -> dict[str, Any]:
         return {

@@ -10,12 +10,13 @@ from glora.strategies.ageing import AgeingEvolution
 from glora.strategies.evolution import Evolution
 from glora.strategies.nsga2 import NSGA2
 from glora.strategies.random_search import RandomSearch
+from glora.strategies.samplewise import Samplewise
 from glora.strategies.strategy import Strategy
 from glora.strategies.surrogate import Surrogate
 
 __all__ = ["StrategyName", "make_strategy"]
 
-StrategyName = Literal["evolution", "random", "ageing", "nsga2", "surrogate"]
+StrategyName = Literal["evolution", "random", "ageing", "nsga2", "surrogate", "samplewise"]
 
 
 def make_strategy(
@@ -40,7 +41,7 @@ def make_strategy(
         seed: of all draws.
         generations: after a first one of random structures.
         population: candidates a generation; ageing evolution, whose queue is as long, asks for a fifth at a time and
-            takes the best of a fourth as a parent.
+            takes the best of a fourth as a parent; the samplewise search asks for a fifth at a time after the first.
         parents: of evolution: how many of the best are bred from; a fifth of the population if None.
         mutants: of evolution: of a generation, made by mutation; half of it if None.
         crossovers: of evolution: of a generation, made by crossover; half of it if None.
@@ -62,11 +63,14 @@ def make_strategy(
         return RandomSearch(space, budget, seed=seed, evaluations=evaluations, batch=population)
     if name == "surrogate":
         return Surrogate(space, budget, seed=seed, evaluations=evaluations, batch=population)
+    fifth = -(-population // 5)  # rounded up
+    if name == "samplewise":
+        return Samplewise(space, budget, seed=seed, evaluations=evaluations, first=population, batch=fifth)
     own |= {"population": population}
     if name == "nsga2":
         return NSGA2(space, budget, generations=generations, **own)
     if name == "ageing":
-        batch, sample_size = -(-population // 5), -(-population // 4)  # rounded up
-        return AgeingEvolution(space, budget, evaluations=evaluations, batch=batch, sample_size=sample_size, **own)
+        sample_size = -(-population // 4)
+        return AgeingEvolution(space, budget, evaluations=evaluations, batch=fifth, sample_size=sample_size, **own)
     own |= {"parents": parents, "mutants": mutants, "crossovers": crossovers}
     return Evolution(space, budget, generations=generations, **own)

@@ -53,8 +53,7 @@ class RandomSearch(Strategy):
 
     def bar(self, found: Sequence[Candidate] = ()) -> Key | None:
         """The tenth best so far: no draw depends on any score, but under a higher bar too much is left open."""
-        best = self._able(found)[:_GOOD]
-        return best[-1].score.key if len(best) == _GOOD else None
+        return self._worst_of_best(_GOOD, found)
 
     def _settings(self) -> dict[str, Any]:
         return {"evaluations": self.evaluations, "batch": self.batch}

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from glora.structure import Structure
 
-__all__ = ["Candidate", "Fitness", "Key", "Merit", "Origin", "Proposal", "Score", "bits", "loss_levels", "pack_bits"]
+__all__ = [
+    "UNSEEN",
+    "Candidate",
+    "Fitness",
+    "Key",
+    "Merit",
+    "Origin",
+    "Proposal",
+    "Score",
+    "bits",
+    "loss_levels",
+    "pack_bits",
+]
 
 Fitness = Literal["accuracy", "loss"]
 Origin = Literal["initial", "random", "mutant", "crossover", "predicted"]
 Key = tuple[float, float]
 """What ranks first and what decides between equals; greater is better, and nothing is less than what is no number."""
+
+UNSEEN = "-"
+"""Stands for the level of a sample that a stopped evaluation did not come to."""
 
 
 class Merit(NamedTuple):
@@ -45,7 +60,8 @@ class Score:
         same_as: index of the candidate whose score this is, because both structures compute the same.
         loss_error: standard error of the loss, NaN if unknown.
         fitness: which of the two ranks first; the other decides between equals.
-        levels: how high the loss of each sample is, see :func:`loss_levels`; empty if not known.
+        levels: how high the loss of each sample is, see :func:`loss_levels`, with :data:`UNSEEN` where an evaluation
+            was stopped before it; empty if not known.
     """
 
     accuracy: float
@@ -67,9 +83,9 @@ class Score:
         object.__setattr__(self, "of", self.samples if self.of is None else int(self.of))
 
     @classmethod
-    def stopped(cls, bound: Merit, samples: int, of: int, fitness: Fitness = "accuracy") -> Score:
+    def stopped(cls, bound: Merit, samples: int, of: int, fitness: Fitness = "accuracy", levels: str = "") -> Score:
         """The score of an evaluation that was stopped after ``samples`` of its samples."""
-        return cls(math.nan, math.nan, samples, bound=bound, of=of, fitness=fitness)
+        return cls(math.nan, math.nan, samples, bound=bound, of=of, fitness=fitness, levels=levels)
 
     @property
     def hoped(self) -> Score:
@@ -150,12 +166,14 @@ def bits(packed: str, count: int) -> str:
     return f"{int(packed, 16):0{4 * len(packed)}b}"[:count] if packed else ""
 
 
-def loss_levels(losses: Iterable[float]) -> str:
+def loss_levels(losses: Sequence[float], seen: Sequence[bool] | None = None) -> str:
     """How high losses are, a hexadecimal digit each: the logarithm to the base of the square root of 2, plus 10.
 
-    So 0 is all below 0.044, a is 1 to 1.41, and f is all above 5.66, and what is no number.
+    So 0 is all below 0.044, a is 1 to 1.41, and f is all above 5.66, and what is no number. :data:`UNSEEN` stands
+    where a sample was not looked at.
     """
-    return "".join(f"{_level(loss):x}" for loss in losses)
+    looked = [True] * len(losses) if seen is None else seen
+    return "".join(f"{_level(loss):x}" if one else UNSEEN for loss, one in zip(losses, looked, strict=True))
 
 
 def _level(loss: float) -> int:

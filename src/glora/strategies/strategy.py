@@ -180,6 +180,12 @@ class Strategy(ABC):
         return sorted(able, key=Candidate.rank_key, reverse=True)
 
     @final
+    def _worst_of_best(self, count: int, found: Sequence[Candidate] = ()) -> Key | None:
+        """The key of the last of the ``count`` best of all that were told and those of ``found``; None with fewer."""
+        best = self._able(found)[:count]
+        return best[-1].score.key if len(best) == count else None
+
+    @final
     def _first(self, count: int) -> list[tuple[Structure, Origin]]:
         """The initial structures and random ones, ``count`` together."""
         self._seen.update(self.initial)
