@@ -103,7 +103,7 @@ class RunConfig:
         recompute: keep less for backward by running norms and activations once more; same result.
         checkpoint_blocks: keep only the inputs of the model's blocks for backward; a third more time, same result.
         strategy: of the search: the authors' "evolution", "random", "ageing" (evolution), "nsga2" (pip install
-            'glora[nsga2]') or "surrogate"; all score population * (generations + 1) structures.
+            'glora[nsga2]'), "surrogate" or "samplewise"; all score population * (generations + 1) structures.
         generations: of the search, after a first one of random structures.
         population: candidates in a generation.
         parents: of evolution: best candidates ever that are bred from; a fifth of the population if not given.
@@ -112,7 +112,7 @@ class RunConfig:
         mutation: probability with which a mutation redraws each form; 0.2 for evolution, 0.05 for ageing and 0.01 for
             nsga2, if not given.
         prune: stop evaluating a candidate once it can matter no more; all that is found is the same. Only with
-            fitness=accuracy, by evolution and random search.
+            fitness=accuracy, by evolution, random and samplewise search (which without it asks for other structures).
         workers: processes that evaluate candidates, more than one by Ray (extra ray); same result.
         ray: address of a Ray cluster where the workers shall be ("auto" for one that runs here); of its own if not
             given.

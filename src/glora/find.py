@@ -91,8 +91,8 @@ def search(
         val_data: a ``glora.data`` samples object, a pair of tensors (inputs, labels), or a map-style dataset. Never
             give test data: the choice would fit it.
         budget: most adapter parameters, a hard limit; None for no limit.
-        strategy: "evolution", "random", "ageing", "nsga2" or "surrogate" (docs/search.md), with equally many
-            evaluations; or a strategy already made for ``net.bound``, with its own budget, seed and numbers.
+        strategy: "evolution", "random", "ageing", "nsga2", "surrogate" or "samplewise" (docs/search.md), with equally
+            many evaluations; or a strategy already made for ``net.bound``, with its own budget, seed and numbers.
         generations: after a first one of random structures.
         population: candidates a generation.
         parents: of evolution: best candidates ever that are bred from; a fifth of the population if None.
@@ -113,7 +113,7 @@ def search(
         prune: stop the evaluation of a candidate once it can no longer be bred from, and complete those at the end
             that may be on the front or among those that are selected from; everything that is found is the same
             without. Only where the accuracy on ``val_data`` ranks first, and the strategy does not need every score:
-            "evolution" and "random".
+            "evolution", "random" and "samplewise", which without it asks for other structures.
         workers: processes that evaluate; with more than one, or with ``ray``, they are Ray's and hold a replica of
             the net each. The result and the history are the same for any number.
         ray: address of a Ray cluster for them, "auto" for one that runs here; None to start one of their own.

@@ -106,7 +106,7 @@ def search(
         run: a run folder with a trained supernet.
         out: a new run folder, to search the same supernet once more with other settings.
         budget: most adapter parameters, such as 300k; as in the run if not given, and so is what follows.
-        strategy: evolution, random, ageing, nsga2 or surrogate, as for glora run.
+        strategy: evolution, random, ageing, nsga2, surrogate or samplewise, as for glora run.
         generations: of the search, after a first one of random structures.
         population: candidates in a generation; in evolution half are mutants, half crossovers, a fifth become parents.
         fitness: what structures are ranked by: accuracy, loss, cv or cv-loss.

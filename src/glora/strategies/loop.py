@@ -138,7 +138,8 @@ def run_search(
             the file; it is refused where they differ.
         prune: let a scorer stop where a candidate cannot come up to the strategy's bar. Those that may be on the
             front or among the best are evaluated as wholes at the end: winner, front, the ``keep`` best and every
-            structure that the strategy asks for are the same without.
+            structure that the strategy asks for are the same without. A strategy that learns from what stopped
+            evaluations showed asks for others without; winner, front and best of all it asked for are exact.
         keep: how many of the best must be known, for a choice among them.
 
     Raises:

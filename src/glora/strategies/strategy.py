@@ -96,7 +96,7 @@ class Strategy(ABC):
         return not self._proposals()
 
     def bar(self, found: Sequence[Candidate] = ()) -> Key | None:
-        """What a candidate of the generation asked for must come up to; below that, no draw depends on its score.
+        """What a candidate of the generation asked for must come up to; below that, no draw needs its whole score.
 
         None, the default, if every score is needed.
 
