@@ -9,7 +9,7 @@ many evaluations a search's choice is for good as good as what the authors' evol
 
 Last, a real supernet (of a small ViT on pictures made here, as in pruning.py), with exact pruning: after how many
 evaluations of a single sample a search first has a candidate whose accuracy is that of the winner of the authors'
-evolution, which evaluates 1,050 candidates as wholes.
+evolution, beside what its 1,050 candidates take as wholes.
 
 `--only landscapes` or `--only supernet` does one of the two.
 """
@@ -41,6 +41,7 @@ from glora.strategies import (
     RandomSearch,
     Samplewise,
     Score,
+    SearchResult,
     Strategy,
     Surrogate,
     run_search,
@@ -192,18 +193,17 @@ def on_a_supernet(seeds: int, quick: bool) -> list[dict[str, Any]]:
     for seed in range(seeds):
         numbers: dict[str, Any] = {"population": batch, "generations": 3 if quick else 20, **breeding}
         runs = {
-            "evolution, whole (the authors')": (Evolution(space, budget, seed=seed, **numbers), False),
-            "evolution": (Evolution(space, budget, seed=seed, **numbers), True),
-            "surrogate": (Surrogate(space, budget, seed=seed, evaluations=few, batch=batch), True),
-            "samplewise": (Samplewise(space, budget, seed=seed, evaluations=few, first=batch), True),
+            "evolution (the authors')": Evolution(space, budget, seed=seed, **numbers),
+            "surrogate": Surrogate(space, budget, seed=seed, evaluations=few, batch=batch),
+            "samplewise": Samplewise(space, budget, seed=seed, evaluations=few, first=batch),
         }
         goal, whole = math.nan, 0
-        for name, (strategy, prune) in runs.items():
-            found = run_search(strategy, score, prune=prune, keep=POOL)
+        for name, strategy in runs.items():
+            found = run_search(strategy, score, keep=POOL)
             ends, effort = found.winner.score.accuracy, found.effort
             if math.isnan(goal):
-                goal, whole = ends, effort["sample_evaluations"]
-            soon = samples_until(found.history, goal)
+                goal, whole = ends, effort["of"]
+            soon = samples_until(found, goal)
             row = {
                 "seed": seed,
                 "search": name,
@@ -211,19 +211,21 @@ def on_a_supernet(seeds: int, quick: bool) -> list[dict[str, Any]]:
                 "ends with": ends,
                 "samples in all": effort["sample_evaluations"],
                 "until evolution's end": soon,
-                "fewer than all of evolution's, times": None if soon is None else round(whole / soon, 2),
+                "fewer than evolution as wholes, times": None if soon is None else round(whole / soon, 2),
             }
             print(row, file=sys.stderr, flush=True)
             rows.append(row)
     return rows
 
 
-def samples_until(history: tuple[Candidate, ...], goal: float) -> int | None:
+def samples_until(found: SearchResult, goal: float) -> int | None:
     """Evaluations of a sample until a candidate had this accuracy; None for never."""
+    stopped = {candidate.index: candidate for candidate in found.completed}
     spent = 0
-    for candidate in history:
-        spent += candidate.score.samples if candidate.score.same_as is None else 0
-        if candidate.score.accuracy >= goal:
+    for candidate in found.history:
+        score = stopped.get(candidate.index, candidate).score
+        spent += score.samples if score.same_as is None else 0
+        if score.accuracy >= goal:
             return spent
     return None
 
@@ -272,7 +274,7 @@ def main() -> None:
     if given.only != "landscapes":
         results["supernet"] = real = on_a_supernet(seeds, given.quick)
         cells = [[str(value) for value in row.values()] for row in real]
-        show("a real supernet: evaluations of a sample, with exact pruning unless said", list(real[0]), cells)
+        show("a real supernet: evaluations of a sample, with exact pruning", list(real[0]), cells)
     save(given.out, " ".join(["python", *sys.argv]), given.device, results)
 
 

@@ -195,6 +195,9 @@ def test_pruning_finds_the_same(seed: int, precision: Any) -> None:
             assert mine.score.bound.accuracy >= true.score.accuracy
             assert mine.score.bound.loss <= true.score.loss
             assert mine.score.samples % 25 == 0
+            seen = [(a, b) for a, b in zip(mine.score.levels, true.score.levels, strict=True) if a != "-"]
+            assert len(seen) == mine.score.samples
+            assert all(a == b for a, b in seen)
 
 
 def test_the_bits_say_which_samples_are_right() -> None:

@@ -14,12 +14,12 @@ from scipy.stats import norm
 
 from glora.errors import ConfigError
 from glora.space import BoundSpace, SearchSpace
-from glora.strategies import Batches, Evolution, Key, Merit, Samplewise, Score, Scorer, run_search
+from glora.strategies import Batches, Evolution, Key, Merit, RandomSearch, Samplewise, Score, Scorer, run_search
 from glora.strategies import additive as additive_module
 from glora.strategies.additive import Table
 from glora.strategies.operators import legal_sample
 from glora.strategies.sample_model import Outlook, SampleModel, edge_of, unpacked
-from glora.strategies.score import loss_levels, pack_bits
+from glora.strategies.score import Fitness, bits, loss_levels, pack_bits
 from glora.structure import Structure
 
 BUDGET = 400
@@ -32,14 +32,15 @@ def twelve_layers() -> BoundSpace:
 class Margins(Scorer):
     """Every sample's margin is a sum over the forms: partly the same for all samples, partly its own."""
 
-    def __init__(self, space: BoundSpace, seed: int, samples: int = 200, batch_size: int = 25) -> None:
-        self.samples, self.batch_size = samples, batch_size
+    def __init__(self, space: BoundSpace, seed: int) -> None:
+        self.samples, self.batch_size = 200, 25
         rng = np.random.default_rng(seed)
         self.table = Table(space)
         scale = len(space.genes) ** -0.5
-        common = 1.5 * scale * rng.normal(size=(len(self.table), 1))
-        self.worth = common + scale * rng.normal(size=(len(self.table), samples))
-        self.base = 0.5 + 2 * rng.normal(size=samples)
+        # Samples differ so much that no structure is right on all of them.
+        common = 0.5 * scale * rng.normal(size=(len(self.table), 1))
+        self.worth = common + scale * rng.normal(size=(len(self.table), self.samples))
+        self.base = 0.5 + 3 * rng.normal(size=self.samples)
         self.looked = 0
 
     def margins(self, structure: Structure) -> np.ndarray[Any, Any]:
@@ -63,21 +64,30 @@ class Margins(Scorer):
                 yield Score(accuracy, loss, self.samples, pack_bits(right.tolist()), levels=levels)
 
 
+class ByLoss(Margins):
+    """The same, ranked by the loss, of which nothing is stopped."""
+
+    def scores(self, structures: Sequence[Structure], batches: Batches, bar: Key | None) -> Generator[Score]:
+        for score in super().scores(structures, batches, None):
+            value = score.to_dict() | {"fitness": "loss"}
+            yield Score.from_dict(value)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_it_has_what_evolution_ends_with_for_a_fifth_of_the_samples(seed: int) -> None:
     """Against the authors' 1,050 candidates, evaluated as wholes."""
     space = twelve_layers()
     whole, pruned = Margins(space, seed), Margins(space, seed)
     authors = run_search(Evolution(space, BUDGET, seed=seed), whole, prune=False, keep=20)
-    ours = run_search(Samplewise(space, BUDGET, seed=seed, evaluations=250), pruned, keep=20)
-    assert ours.winner.score.accuracy >= authors.winner.score.accuracy
+    ours = run_search(Samplewise(space, BUDGET, seed=seed, evaluations=200), pruned, keep=20)
+    assert 1 > ours.winner.score.accuracy >= authors.winner.score.accuracy
     assert pruned.looked == ours.effort["sample_evaluations"] <= whole.looked / 5
 
 
 def test_stopped_evaluations_teach_and_best_and_front_are_those_of_whole_ones() -> None:
     space = twelve_layers()
     scorer = Margins(space, 0)
-    found = run_search(Samplewise(space, BUDGET, evaluations=150), scorer, keep=20)
+    found = run_search(Samplewise(space, BUDGET, evaluations=250), scorer, keep=20)
     assert found.effort["stopped"] > 20
     accuracies = [float((scorer.margins(c.structure) > 0).mean()) for c in found.history]
     assert found.winner.score.accuracy == max(accuracies)
@@ -88,7 +98,7 @@ def test_stopped_evaluations_teach_and_best_and_front_are_those_of_whole_ones() 
     assert {a for a, b in zip(stopped.score.levels, levels, strict=True) if a != b} == {"-"}
     assert stopped.score.levels.count("-") == 200 - stopped.score.samples
     # Another search, since its draws depend on what was stopped.
-    without = run_search(Samplewise(space, BUDGET, evaluations=150), Margins(space, 0), prune=False)
+    without = run_search(Samplewise(space, BUDGET, evaluations=250), Margins(space, 0), prune=False)
     assert [c.structure for c in without.history[:60]] == [c.structure for c in found.history[:60]]
     assert [c.structure for c in without.history] != [c.structure for c in found.history]
 
@@ -115,33 +125,44 @@ def test_every_sample_has_the_textbooks_regression_on_what_was_seen_of_it() -> N
         return (1 - shared) * np.eye(len(columns)) + shared / 2 * (alike + near)
 
     center = rows.mean(axis=0)
+
+    def predicted(shared: float, noise: float, x: Any, y: Any, new: Any) -> Any:
+        inverse = np.linalg.inv(x @ covariance(shared) @ x.T + noise * np.eye(len(x)))
+        mean = (inverse @ y).sum(axis=0) / inverse.sum()
+        return mean + new @ covariance(shared) @ x.T @ inverse @ (y - mean)
+
+    def missed(shared: float, noise: float, x: Any, y: Any) -> Any:
+        """Squared errors of each, predicted from the others, whose mean is their own."""
+        rest = [np.delete(np.arange(len(x)), i) for i in range(len(x))]
+        return np.square([y[i] - predicted(shared, noise, x[r], y[r], x[i]) for i, r in enumerate(rest)])
+
     whole = ~np.isnan(levels).any(axis=1)
-    x, y = rows[whole] - rows[whole].mean(axis=0), levels[whole] - levels[whole].mean(axis=0)
+    x, y = rows[whole] - rows[whole].mean(axis=0), levels[whole]
     errors = {}
     for shared in additive_module._SHARED:
-        kernel = x @ covariance(shared) @ x.T
         for factor in additive_module._NOISE:
-            noise, missed = factor * np.trace(kernel) / len(x), []
-            for i in range(len(x)):
-                own = np.delete(np.arange(len(x)), i)
-                inner = np.linalg.inv(kernel[np.ix_(own, own)] + noise * np.eye(len(own)))
-                missed.append(y[i] - kernel[i, own] @ inner @ y[own])
-            errors[shared, noise] = np.mean(np.square(missed))
+            noise = factor * np.trace(x @ covariance(shared) @ x.T) / len(x)
+            errors[shared, noise] = missed(shared, noise, x, y).mean()
     shared, noise = min(errors, key=errors.__getitem__)
 
-    outlook = SampleModel(table, rows, levels).draw(random.Random(0), 0.0, 8.5)
-    new = np.array([table.chosen(legal_sample(table.space, None, random.Random(s))) for s in range(5)])
+    model = SampleModel(table, rows, levels)
+    outlook = model.draw(random.Random(0), 0.0, 8.5)
+    new = [table.chosen(legal_sample(table.space, None, random.Random(s))) for s in range(5)]
     for sample in range(levels.shape[1]):
         own = ~np.isnan(levels[:, sample])
         x, y = rows[own] - center, levels[own, sample]
-        inverse = np.linalg.inv(x @ covariance(shared) @ x.T + noise * np.eye(len(x)))
-        mean = (inverse @ y).sum() / inverse.sum()
+        assert model._missed[sample] == pytest.approx(missed(shared, noise, x, y).mean(), rel=1e-6)
         for chosen in new:
             row = np.zeros(len(table))
             row[chosen] = 1
-            wanted = mean + (row - center) @ covariance(shared) @ x.T @ inverse @ (y - mean)
             got = outlook._base[sample] + outlook._worth[chosen, sample].sum()
-            assert got == pytest.approx(wanted, abs=1e-6)
+            assert got == pytest.approx(predicted(shared, noise, x, y, row - center), abs=1e-6)
+
+
+def test_what_forms_do_not_explain_is_taken_for_noise() -> None:
+    table, rows, _ = seen_in_part(twelve_layers(), 50, 1)
+    model = SampleModel(table, rows, 8 + 1.5 * np.random.default_rng(0).normal(size=(50, 200)))
+    assert model._missed.mean() == pytest.approx(1.5**2, rel=0.1)
 
 
 def test_draws_scatter_as_what_is_still_possible() -> None:
@@ -218,6 +239,52 @@ def test_levels_of_samples_not_looked_at_are_nan() -> None:
     assert [math.isnan(one) for one in unpacked("0f-a")] == [False, False, True, False]
 
 
+@pytest.mark.parametrize("fitness", ["accuracy", "loss"])
+def test_the_model_has_all_that_was_seen_and_the_edge_of_whole_evaluations(
+    fitness: Fitness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[Any, Any]] = []
+    edges: list[float | None] = []
+    init, draw = SampleModel.__init__, SampleModel.draw
+
+    def noting(self: SampleModel, table: Table, rows: Any, levels: Any) -> None:
+        given.append((rows, levels))
+        init(self, table, rows, levels)
+
+    def drawing(self: SampleModel, rng: random.Random, spread: float, edge: float | None) -> Outlook:
+        edges.append(edge)
+        assert spread == pytest.approx(0.3 * (1 - len(given[-1][0]) / 250))
+        return draw(self, rng, spread, edge)
+
+    monkeypatch.setattr(SampleModel, "__init__", noting)
+    monkeypatch.setattr(SampleModel, "draw", drawing)
+    space = twelve_layers()
+    strategy = Samplewise(space, BUDGET, evaluations=250)
+    found = run_search(strategy, Margins(space, 0) if fitness == "accuracy" else ByLoss(space, 0))
+    told = strategy.candidates[:240]  # before the last generation
+    assert any(c.score.bound for c in told) == (fitness == "accuracy")
+    rows, levels = given[-1]
+    assert rows.tolist() == [strategy._table.row(c.structure).tolist() for c in told]
+    text = ["".join("-" if math.isnan(one) else f"{int(one):x}" for one in row) for row in levels]
+    assert text == [c.score.levels for c in told]
+    if fitness == "loss":
+        assert set(edges) == {None}
+    else:
+        able = [c.score for c in told if not c.score.failed]
+        right = np.array([[one == "1" for one in bits(score.right, 200)] for score in able])
+        assert edges[-1] == edge_of(np.array([unpacked(score.levels) for score in able]), right)
+    assert sum(c.origin == "predicted" for c in found.history) >= 100
+
+
+def test_the_worst_parent_is_the_bar() -> None:
+    strategy = Samplewise(twelve_layers(), first=8, parents=3)
+    assert strategy.bar() is None
+    proposals = strategy.ask()
+    strategy.tell([Score(0.5 + 0.01 * p.index, 1.0) for p in proposals])
+    assert strategy.bar() == (0.55, -1.0)
+    assert strategy.bar([proposals[0].scored(Score(0.9, 1.0))]) == (0.56, -1.0)
+
+
 def test_without_samples_the_loss_is_learnt_from() -> None:
     space = twelve_layers()
     landscape = Margins(space, 1)
@@ -231,21 +298,14 @@ def test_without_samples_the_loss_is_learnt_from() -> None:
     for candidate in found.history:
         (first if candidate.generation == 0 else last).append(candidate.score.loss)
     assert found.winner.score.loss < min(first)
-    assert np.mean(last[-30:]) < min(first) / 2
+    assert np.mean(last[-30:]) < min(first)
 
 
 def test_by_the_loss_it_climbs_the_loss() -> None:
     space = twelve_layers()
-
-    class ByLoss(Margins):
-        def scores(self, structures: Sequence[Structure], batches: Batches, bar: Key | None) -> Generator[Score]:
-            for score in super().scores(structures, batches, None):
-                value = score.to_dict() | {"fitness": "loss"}
-                yield Score.from_dict(value)
-
-    by_loss = run_search(Samplewise(space, BUDGET, evaluations=150), ByLoss(space, 2)).winner.score
-    by_accuracy = run_search(Samplewise(space, BUDGET, evaluations=150), Margins(space, 2)).winner.score
-    assert by_loss.loss <= by_accuracy.loss
+    ours = run_search(Samplewise(space, BUDGET, evaluations=150), ByLoss(space, 2))
+    chance = run_search(RandomSearch(space, BUDGET, evaluations=600), ByLoss(space, 2))
+    assert ours.winner.score.loss < 0.8 * chance.winner.score.loss
 
 
 def test_a_space_smaller_than_the_first_generation_is_seen_whole() -> None:

@@ -171,7 +171,7 @@ class AdditiveModel:
         self._covariance, self._noise, self._variance = Covariance(table, _SHARED[1]), 1.0, 1.0
         if len(rows) > 1 and self._gains.any():
             shares = _PRIOR if size > 0 else _PRIOR[:1]
-            found = fitted(covariances(table, shares, self._priors), self._rows, self._gains)
+            found = fitted(covariances(table, shares, self._priors), self._rows, self._gains, mean_known=True)
             self._covariance, self._noise, self._variance = found[0], found[1], float(found[2])
 
     def draws(self, count: int, rng: random.Random, spread: float = 1.0) -> Array:
@@ -200,7 +200,9 @@ def covariances(table: Table, shares: Sequence[float] = (0.0,), priors: Array | 
     return [Covariance(table, shared, share, priors) for shared in _SHARED for share in shares]
 
 
-def fitted(choice: Sequence[Covariance], rows: Array, values: Array) -> tuple[Covariance, float, Array]:
+def fitted(
+    choice: Sequence[Covariance], rows: Array, values: Array, mean_known: bool = False
+) -> tuple[Covariance, float, Array]:
     """Which covariance and noise predict best, by the leave-one-out error (Rasmussen & Williams 2006, equation 5.12).
 
     Args:
@@ -208,6 +210,8 @@ def fitted(choice: Sequence[Covariance], rows: Array, values: Array) -> tuple[Co
         rows: one a structure, less their mean; float64, structures x columns.
         values: what was found of each structure, less its mean; float64, structures or structures x any number, which
             are predicted apart and judged together.
+        mean_known: take that mean for known, though a value that is left out is part of it. Too little noise is
+            believed then where structures are few, which the surrogate has shown to be none the worse for.
 
     Returns:
         The covariance, the variance of the noise in units of what scales the covariance, and that scale, of each of
@@ -220,7 +224,11 @@ def fitted(choice: Sequence[Covariance], rows: Array, values: Array) -> tuple[Co
         for noise in np.array(_NOISE) * max(float(spectrum.mean()), 1e-12):
             inverse = 1.0 / (np.maximum(spectrum, 0.0) + noise)
             solved = vectors @ (inverse * turned).T
-            error = float(np.mean(np.square(solved.T / (np.square(vectors) @ inverse))))
+            diagonal = np.square(vectors) @ inverse
+            if not mean_known:
+                # What a value says of the mean: rows are less their mean, so that 1 is an eigenvector of no variance.
+                diagonal -= 1 / (len(rows) * noise)
+            error = float(np.mean(np.square(solved.T / diagonal)))
             if error < best * (1 - 1e-6):  # beyond rounding
                 best = error
                 found = (covariance, float(noise), np.sum(values * solved, axis=0) / len(values))

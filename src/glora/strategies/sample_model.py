@@ -21,7 +21,7 @@ __all__ = ["Outlook", "SampleModel", "edge_of", "unpacked"]
 
 # A logistic curve of this slope is the normal distribution function to 0.01.
 _PROBIT = 1.702
-# Variance of what rounding to whole levels adds.
+# Variance that rounding to whole levels has: what is missed is never less.
 _ROUNDING = 1 / 12
 
 
@@ -68,7 +68,8 @@ class SampleModel:
         solved = inverse @ (values - base)
         self._worth[:, samples] = self._covariance.times(rows).T @ solved
         self._base[samples] = base
-        self._missed[samples] = np.mean(np.square(solved / inverse.diagonal()[:, None]), axis=0)
+        left_out = inverse.diagonal() - weights**2 / weights.sum()
+        self._missed[samples] = np.mean(np.square(solved / left_out[:, None]), axis=0)
 
     def draw(self, rng: random.Random, spread: float, edge: float | None) -> Outlook:
         """How the samples' losses may depend on the forms, drawn from what is still possible.
@@ -85,7 +86,7 @@ class SampleModel:
         seen = self._inverse @ (self._rows @ before + noise)
         moved = spread * (before - self._covariance.times(self._rows).T @ seen)
         worth = self._worth + np.outer(moved, self._scale)
-        return Outlook(self._table, worth, self._base - self._center @ worth, self._missed + _ROUNDING, edge)
+        return Outlook(self._table, worth, self._base - self._center @ worth, np.maximum(self._missed, _ROUNDING), edge)
 
 
 @final

@@ -28,7 +28,8 @@ class Samplewise(Strategy):
     candidates, or at a crossover of two, and changes one form after another for what the model, drawn from what it
     still holds possible, expects most of, within the budget. Only the best candidates must be known as wholes: the
     others are stopped by exact pruning, and what they showed until then is learnt from. So its draws, unlike those of
-    other strategies, depend on what was stopped: with and without pruning they are two searches.
+    other strategies, depend on what was stopped: without pruning, with another number of best ones that must be known,
+    or in other batches it is another search.
 
     Where scores tell nothing of their samples, the mean loss is modelled as the only one.
 
