@@ -19,7 +19,7 @@ from glora.train import TrainSettings
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 # Flags of pip, ruff, torchrun and the benchmarks.
-FOREIGN = {"quick", "no-deps", "check", "nproc-per-node", "only", "device", "seeds", "tasks"}
+FOREIGN = {"quick", "no-deps", "check", "nproc-per-node", "only", "device", "seeds", "tasks", "alone"}
 
 
 def flags() -> set[str]:
