@@ -319,6 +319,7 @@ def test_a_space_smaller_than_the_first_generation_is_seen_whole() -> None:
         ({"parents": 0}, "samplewise: parents is 1 or more, not 0"),
         ({"changes": 0}, "samplewise: changes is 1 or more, not 0"),
         ({"spread": -0.5}, "samplewise: spread is 0 or more, not -0.5"),
+        ({"first": 0}, "samplewise: first is 1 or more, not 0"),
         ({"batch": 0}, "samplewise: batch is 1 or more, not 0"),
         ({"evaluations": 0}, "samplewise: evaluations is 1 or more, not 0"),
     ],

@@ -211,7 +211,7 @@ def fitted(
         values: what was found of each structure, less its mean; float64, structures or structures x any number, which
             are predicted apart and judged together.
         mean_known: take that mean for known, though a value that is left out is part of it. Too little noise is
-            believed then where structures are few, which the surrogate has shown to be none the worse for.
+            believed then where structures are few; the surrogate's recorded results have it.
 
     Returns:
         The covariance, the variance of the noise in units of what scales the covariance, and that scale, of each of

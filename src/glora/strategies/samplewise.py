@@ -71,6 +71,7 @@ class Samplewise(Strategy):
         super().__init__(space, budget, seed=seed, initial=initial)
         self.evaluations, self.first, self.batch = evaluations, first, batch
         self.parents, self.changes, self.spread = parents, changes, spread
+        self._check(first >= 1, f"first is 1 or more, not {first}")
         self._check_batches(evaluations, batch, first)
         self._check(parents >= 1, f"parents is 1 or more, not {parents}")
         self._check(changes >= 1, f"changes is 1 or more, not {changes}")
